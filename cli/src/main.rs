@@ -1,0 +1,2 @@
+//! The `dts` command.
+fn main() {}

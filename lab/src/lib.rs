@@ -1,0 +1,1 @@
+//! DTS clusters in network namespaces on one machine

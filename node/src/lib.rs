@@ -1,0 +1,1 @@
+//! the DTS daemon as a library
