@@ -5,3 +5,5 @@
 //! construction. No `std`, no allocation, no `unsafe`, no I/O; time is always an argument.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod addr;
