@@ -7,3 +7,5 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod md5;
+pub mod siphash;
