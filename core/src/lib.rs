@@ -8,4 +8,5 @@
 
 pub mod addr;
 pub mod md5;
+pub mod ring;
 pub mod siphash;

@@ -207,7 +207,6 @@ mod tests {
     extern crate std;
 
     use std::string::String;
-    use std::vec::Vec;
     use std::{format, vec};
 
     use ::md5::{Digest, Md5};
@@ -269,8 +268,8 @@ mod tests {
         }
 
         #[test]
-        fn a_short_message_digests_the_same(flow: [u8; 6], point: [u8; 20], full in prop::collection::vec(any::<u8>(), MAX_SHORT)) {
-            let full: [u8; MAX_SHORT] = Vec::try_into(full).unwrap();
+        fn a_short_message_digests_the_same(flow: [u8; 6], point: [u8; 20], byte: u8) {
+            let full = [byte; MAX_SHORT];
             prop_assert_eq!(digest_short(&flow), digest(&flow));
             prop_assert_eq!(digest_short(&point), digest(&point));
             prop_assert_eq!(digest_short(&full), digest(&full));
