@@ -1,1 +1,3 @@
 //! the DTS daemon as a library
+
+pub mod placement;
