@@ -13,17 +13,17 @@ use crate::{Core, TARGET, Toolchain};
 /// Why the filter could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// cargo could not be started.
-    #[error("cannot run {}: {source}", .cargo.display())]
+    /// cargo or clippy could not be started.
+    #[error("cannot run {}: {source}", .program.display())]
     Start {
-        /// The cargo.
-        cargo: PathBuf,
+        /// cargo, or its clippy.
+        program: PathBuf,
         /// What the system says.
         source: io::Error,
     },
     /// cargo ran and failed; what it said stands above.
     #[error(
-        "building the packet filter in {} failed ({status}); compiler {}, linker {}. If the \
+        "the packet filter in {} does not build ({status}; compiler {}, linker {}). If the \
          linker complains about bitcode or LLVM versions, it was built for an older LLVM than the \
          compiler's: install a newer one, or choose another compiler with DTS_BPF_RUSTC",
         .folder.display(), .toolchain.rustc.display(), .toolchain.linker.display()
@@ -51,14 +51,45 @@ pub fn build(
     folder: &Path,
     target_dir: &Path,
 ) -> Result<PathBuf, BuildError> {
-    let cargo = toolchain
+    let mut command = Command::new(cargo_of(toolchain));
+    prepare(&mut command, "build", toolchain, folder, target_dir);
+    run(command, toolchain, folder)?;
+    Ok(target_dir.join(TARGET).join("release/dts-ebpf"))
+}
+
+/// Runs the toolchain's clippy over the filter, every warning an error.
+///
+/// rustup's stable clippy cannot do it: a lint pass compiles, and it has no `core` for eBPF.
+///
+/// # Errors
+///
+/// When clippy cannot be started, or has something to say.
+pub fn lint(toolchain: &Toolchain, folder: &Path, target_dir: &Path) -> Result<(), BuildError> {
+    let mut command = Command::new(toolchain.clippy());
+    prepare(&mut command, "clippy", toolchain, folder, target_dir);
+    command
+        .env("CARGO", cargo_of(toolchain))
+        .args(["--", "-D", "warnings"]);
+    run(command, toolchain, folder)
+}
+
+fn cargo_of(toolchain: &Toolchain) -> PathBuf {
+    toolchain
         .cargo
         .clone()
         .or_else(|| env::var_os("CARGO").map(PathBuf::from))
-        .unwrap_or_else(|| PathBuf::from("cargo"));
-    let mut command = Command::new(&cargo);
+        .unwrap_or_else(|| PathBuf::from("cargo"))
+}
+
+fn prepare(
+    command: &mut Command,
+    subcommand: &str,
+    toolchain: &Toolchain,
+    folder: &Path,
+    target_dir: &Path,
+) {
     command
-        .args(["build", "--release", "--target", TARGET, "--target-dir"])
+        .args([subcommand, "--release", "--target", TARGET, "--target-dir"])
         .arg(target_dir)
         // The folder's .cargo/config.toml has the compiler flags.
         .current_dir(folder);
@@ -76,18 +107,21 @@ pub fn build(
     if let Some(path) = library_path(toolchain) {
         command.env("LD_LIBRARY_PATH", path);
     }
+}
+
+fn run(mut command: Command, toolchain: &Toolchain, folder: &Path) -> Result<(), BuildError> {
     let status = command.status().map_err(|source| BuildError::Start {
-        cargo: cargo.clone(),
+        program: PathBuf::from(command.get_program()),
         source,
     })?;
-    if !status.success() {
-        return Err(BuildError::Failed {
-            folder: folder.to_owned(),
-            status,
-            toolchain: Box::new(toolchain.clone()),
-        });
+    if status.success() {
+        return Ok(());
     }
-    Ok(target_dir.join(TARGET).join("release/dts-ebpf"))
+    Err(BuildError::Failed {
+        folder: folder.to_owned(),
+        status,
+        toolchain: Box::new(toolchain.clone()),
+    })
 }
 
 /// Whether a variable describes the build that we run in (compiler, wrapper such as clippy's,

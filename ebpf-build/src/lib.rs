@@ -8,13 +8,13 @@
 //! - Debian's `rustc-web` with `libstd-rust-web-dev-bpf`, which holds a `core` built in advance.
 //!
 //! Either needs `bpf-linker` to turn LLVM bitcode into an object file. [`Toolchain::find`] looks
-//! for both, [`build`] runs cargo. The crate is used by `node/build.rs`, which embeds the object,
+//! for both, [`build()`] runs cargo. The crate is used by `node/build.rs`, which embeds the object,
 //! and by `cargo xtask setup`, which installs what is missing.
 
 mod build;
 mod toolchain;
 
-pub use build::{BuildError, build};
+pub use build::{BuildError, build, lint};
 pub use toolchain::{Core, Missing, Places, Toolchain};
 
 /// The target triple of the filter: little-endian eBPF.

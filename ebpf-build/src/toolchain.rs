@@ -67,8 +67,14 @@ pub enum Missing {
         problem: String,
     },
     /// There is a compiler, but no `bpf-linker`.
-    #[error("bpf-linker is not installed: run `cargo xtask setup` as root")]
-    Linker,
+    #[error(
+        "bpf-linker, which {} needs to build eBPF, is not installed: run `cargo xtask setup` as \
+         root", .rustc.display()
+    )]
+    Linker {
+        /// The compiler that needs it.
+        rustc: PathBuf,
+    },
 }
 
 impl Places {
@@ -96,6 +102,15 @@ impl Places {
             sysroot,
         }
     }
+
+    /// Where `bpf-linker` is, if it is installed.
+    #[must_use]
+    pub fn linker(&self) -> Option<PathBuf> {
+        self.search_path
+            .iter()
+            .map(|folder| folder.join("bpf-linker"))
+            .find(|linker| linker.is_file())
+    }
 }
 
 impl Toolchain {
@@ -111,18 +126,21 @@ impl Toolchain {
                 .or_else(|| debian(places))
                 .ok_or(Missing::Compiler)?,
         };
-        let linker = places
-            .search_path
-            .iter()
-            .map(|folder| folder.join("bpf-linker"))
-            .find(|linker| linker.is_file())
-            .ok_or(Missing::Linker)?;
+        let Some(linker) = places.linker() else {
+            return Err(Missing::Linker { rustc });
+        };
         Ok(Self {
             rustc,
             cargo,
             linker,
             core,
         })
+    }
+
+    /// Where the compiler's own clippy is, if it is installed.
+    #[must_use]
+    pub fn clippy(&self) -> PathBuf {
+        self.rustc.with_file_name("cargo-clippy")
     }
 }
 
@@ -296,9 +314,9 @@ mod tests {
     #[test]
     fn debian_without_linker_names_the_linker() {
         let machine = Machine::new();
-        machine.with_debian();
+        let rustc = machine.with_debian();
         let missing = Toolchain::find(&machine.places()).expect_err("no linker");
-        assert_eq!(missing, Missing::Linker);
+        assert_eq!(missing, Missing::Linker { rustc });
         assert!(missing.to_string().contains("cargo xtask setup"));
     }
 

@@ -1,2 +1,134 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks, run as `cargo xtask <task>`.
+//!
+//! `demo` and `test` are the two commands that the README gives to a newcomer. They install what
+//! the build and the tests need, so nothing has to be read before they work.
+
+mod apt;
+mod phases;
+mod setup;
+mod suite;
+
+use std::{
+    env,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+/// Project tasks of DTS.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what the build, the tests and the demo need and this machine lacks (Debian).
+    Setup,
+    /// Show a cluster at work on this machine: builds `dts`, then runs `dts demo`.
+    Demo {
+        /// Arguments for `dts demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run everything that CI runs: checks, unit tests, and the tests on real kernels (as root).
+    Test {
+        /// Only the tests that need no root and make no network namespaces.
+        #[arg(long)]
+        fast: bool,
+    },
+    /// Run the checks that need no tests: format, clippy, documentation, dependencies.
+    Check,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    let root = workspace_root()?;
+    match task {
+        Task::Setup => {
+            setup::setup()?;
+            println!("setup: complete");
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Demo { args } => {
+            setup::setup()?;
+            // Takes this process's place, so that signals reach the demo and nobody else.
+            let error = cargo(&root)
+                .args(["run", "--release", "--locked", "--package", "dts", "--"])
+                .arg("demo")
+                .args(args)
+                .exec();
+            Err(error).context("cannot run cargo")
+        }
+        Task::Test { fast } => suite::test(&root, fast),
+        Task::Check => suite::check(&root),
+    }
+}
+
+fn workspace_root() -> anyhow::Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .filter(|root| root.join("Cargo.toml").is_file())
+        .map(Path::to_owned)
+        .context("the source tree this program was built from is gone: build it again")
+}
+
+/// The cargo that runs us, in the workspace's root.
+///
+/// What `cargo run` says about *this* package is taken out of the environment: some build scripts
+/// look at it, and would run again each time somebody changes from `cargo xtask` to `cargo build`.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(cargo_path());
+    command.current_dir(root);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn cargo_path() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// Whether we run as root: our own entry in /proc belongs to the effective user.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_demo_gets_its_arguments_unread() {
+        let cli = Cli::try_parse_from(["xtask", "demo", "--nodes", "4", "-h"]).expect("parses");
+        let Task::Demo { args } = cli.task else {
+            panic!("not the demo: {cli:?}");
+        };
+        assert_eq!(args, ["--nodes", "4", "-h"]);
+    }
+}
