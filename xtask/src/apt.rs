@@ -41,10 +41,13 @@ apt-get -q install --yes --no-install-recommends \
 /// Installs packages; services among them are neither started nor enabled.
 pub(crate) fn install(packages: &[Package]) -> anyhow::Result<()> {
     let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
-    run(
-        Command::new("apt-get").args(["-q", "update", "-o", "DPkg::Lock::Timeout=300"]),
-        "reading the package lists",
-    )?;
+    // One source that cannot be reached need not be one that we want anything from.
+    if let Err(error) = run(
+        Command::new("apt-get").args(["-q", "update"]),
+        "updating the package lists",
+    ) {
+        eprintln!("warning: {error:#}; trying with the lists at hand");
+    }
     run(
         Command::new("sh")
             .args(["-c", INSTALL, "setup", POLICY, POLICY_MARK])
