@@ -1,0 +1,444 @@
+//! What a lab consists of: its description, its addresses, its places.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LabError, Result};
+use crate::impair::Impairment;
+
+/// The shared address of the lab's cluster.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+
+/// The pseudo-address by which a node hands over to itself: on the back network, nobody's.
+pub const SELF_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
+
+/// The most nodes a lab can have.
+pub const MAX_NODES: u8 = 16;
+
+/// The most clients a lab can have.
+pub const MAX_CLIENTS: u8 = 8;
+
+/// What a lab consists of. [`LabSpec::new`] gives the usual one; change the fields that differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LabSpec {
+    /// Lower-case letters and digits, at most 16; part of every name that the lab leaves in the system.
+    pub name: String,
+    /// The nodes, `n1` first; 1 to [`MAX_NODES`].
+    pub nodes: Vec<NodeSpec>,
+    /// How many client namespaces; 1 to [`MAX_CLIENTS`].
+    pub clients: u8,
+    /// Further addresses of each client, for load from more than one address: client `j` gets
+    /// `198.18.(1+j).1` and so on; at most 254.
+    pub client_extra_addresses: u8,
+    /// Settings of the clients' namespaces, such as `("net.ipv4.tcp_rmem", "4096 131072 6291456")`.
+    pub client_sysctls: Vec<(String, String)>,
+    /// MTU of the front network in bytes.
+    pub front_mtu: u16,
+    /// MTU of the back network in bytes.
+    pub back_mtu: u16,
+    /// Whether nodes merge received segments (GRO). TSO is on in any case, as it is on a new veth.
+    pub gro: bool,
+    /// Whether the lab's interfaces have IPv6 addresses too: `2001:db8::11` is `n1` on front, `2001:db8:1::11` on
+    /// back, `2001:db8::201` the client.
+    pub ipv6: bool,
+    /// What answers requests on the nodes.
+    pub server: ServerKind,
+    /// Whether nginx keeps connections open after a response.
+    pub keepalive: bool,
+    /// What is wrong with the networks from the start.
+    pub impairments: Vec<Impairment>,
+    /// The daemons' part.
+    pub cluster: ClusterSpec,
+    /// The `dts` program: it runs the daemons, and the delay line as `dts lab delay-line`.
+    pub dts_exe: PathBuf,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Cores that the node's processes and its receive path may use together, such as 0.1.
+    pub cpu_quota: Option<f32>,
+    /// Bytes of memory, page cache included, that the node's processes may use together.
+    pub memory_limit: Option<u64>,
+    /// Settings of the node's namespace, such as `("net.ipv4.tcp_rmem", "4096 131072 33554432")`:
+    /// the last number decides the window scale that the node announces.
+    pub sysctls: Vec<(String, String)>,
+    /// Lines for the `[node]` table of the node's `dts.toml`, such as `inspect = false`.
+    pub node_toml: String,
+    /// Whether the node holds points on the ring; `None` leaves the key out of the configuration.
+    pub inspect: Option<bool>,
+}
+
+/// What answers requests on the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServerKind {
+    /// One nginx per node on port 80.
+    Nginx,
+    /// Nothing: the test starts what it needs with [`crate::Lab::spawn`].
+    None,
+}
+
+/// The part of the specification that becomes the nodes' `dts.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// Whether [`crate::Lab::up`] starts the daemons.
+    pub daemons: bool,
+    /// Without daemons: put the VIP on `lo` of the nodes (as the daemon does) and let the first node answer ARP
+    /// for it, for measurements of a server without DTS.
+    pub vip_on_lo: bool,
+    /// Lines for the `[cluster]` table, such as `handover_port = 7411`.
+    pub cluster_toml: String,
+    /// Lines for the `[ring]` table, such as `hash = "md5"`.
+    pub ring_toml: String,
+    /// The `[[service]]` tables; `None` is [`ClusterSpec::default_services`].
+    pub services_toml: Option<String>,
+}
+
+/// A namespace of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Place {
+    /// The two bridges.
+    Hub,
+    /// A client, counted from 1.
+    Client(u8),
+    /// A node, counted from 1.
+    Node(u8),
+}
+
+/// One of the lab's two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Clients and nodes: `eth0` everywhere.
+    Front,
+    /// Nodes only: `eth1`.
+    Back,
+}
+
+impl LabSpec {
+    /// A lab of `nodes` nodes, each with nginx and a daemon, and one client.
+    pub fn new(name: impl Into<String>, nodes: u8, dts_exe: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            nodes: vec![NodeSpec::default(); usize::from(nodes)],
+            clients: 1,
+            client_extra_addresses: 0,
+            client_sysctls: Vec::new(),
+            front_mtu: 1500,
+            back_mtu: 1500,
+            gro: true,
+            ipv6: false,
+            server: ServerKind::Nginx,
+            keepalive: true,
+            impairments: Vec::new(),
+            cluster: ClusterSpec::default(),
+            dts_exe: dts_exe.into(),
+        }
+    }
+
+    /// The same lab without daemons.
+    pub fn without_daemons(mut self) -> Self {
+        self.cluster.daemons = false;
+        self
+    }
+
+    /// The number of nodes.
+    pub fn node_count(&self) -> u8 {
+        self.nodes.len() as u8
+    }
+
+    /// The nodes' places, `n1` first.
+    pub fn node_places(&self) -> impl Iterator<Item = Place> + use<> {
+        (1..=self.node_count()).map(Place::Node)
+    }
+
+    /// The clients' places.
+    pub fn client_places(&self) -> impl Iterator<Item = Place> + use<> {
+        (1..=self.clients).map(Place::Client)
+    }
+
+    /// Every namespace, the hub first.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        std::iter::once(Place::Hub)
+            .chain(self.client_places())
+            .chain(self.node_places())
+    }
+
+    /// The places that `network` connects.
+    pub fn ports(&self, network: Network) -> Vec<Place> {
+        let clients = self.client_places().filter(|_| network == Network::Front);
+        clients.chain(self.node_places()).collect()
+    }
+
+    /// The MTU of `network` in bytes.
+    pub fn mtu(&self, network: Network) -> u16 {
+        match network {
+            Network::Front => self.front_mtu,
+            Network::Back => self.back_mtu,
+        }
+    }
+
+    /// Whether the lab itself, not a daemon, puts the VIP on the nodes.
+    pub(crate) fn vip_without_daemons(&self) -> bool {
+        self.cluster.vip_on_lo && !self.cluster.daemons
+    }
+
+    /// Fails where the specification cannot be built; says what to change.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let invalid = |message: String| Err(LabError::InvalidSpec(message));
+        validate_name(&self.name)?;
+        if self.nodes.is_empty() || self.nodes.len() > usize::from(MAX_NODES) {
+            return invalid(format!(
+                "{} nodes; a lab has 1 to {MAX_NODES}",
+                self.nodes.len()
+            ));
+        }
+        if self.clients == 0 || self.clients > MAX_CLIENTS {
+            return invalid(format!(
+                "{} clients; a lab has 1 to {MAX_CLIENTS}",
+                self.clients
+            ));
+        }
+        if self.client_extra_addresses > 254 {
+            return invalid("more than 254 further addresses of a client".to_owned());
+        }
+        for network in [Network::Front, Network::Back] {
+            // 576: what every IPv4 host must take (RFC 791); 65535: the largest IPv4 packet.
+            if self.mtu(network) < 576 {
+                return invalid(format!("{network} MTU {} is below 576", self.mtu(network)));
+            }
+        }
+        for (place, node) in self.node_places().zip(&self.nodes) {
+            if let Some(quota) = node.cpu_quota
+                && !(0.01..=1024.0).contains(&quota)
+            {
+                return invalid(format!(
+                    "CPU quota {quota} of {place}; write cores, from 0.01"
+                ));
+            }
+            if node.memory_limit.is_some_and(|limit| limit < 16 << 20) {
+                return invalid(format!("memory limit of {place} is below 16 MiB"));
+            }
+        }
+        self.impairments
+            .iter()
+            .try_for_each(|impairment| impairment.validate(self))
+    }
+
+    /// Fails when the lab has no such place.
+    pub(crate) fn check_place(&self, place: Place) -> Result<Place> {
+        match self.places().any(|known| known == place) {
+            true => Ok(place),
+            false => Err(LabError::NoSuchPlace {
+                lab: self.name.clone(),
+                place: place.to_string(),
+                nodes: self.node_count(),
+                clients: self.clients,
+            }),
+        }
+    }
+}
+
+/// A lab's name is part of file names, namespaces and cgroups, and of patterns that clean them up.
+pub(crate) fn validate_name(name: &str) -> Result<()> {
+    let valid = (1..=16).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    match valid {
+        true => Ok(()),
+        false => Err(LabError::InvalidSpec(format!(
+            "name `{name}`; write 1 to 16 lower-case letters and digits"
+        ))),
+    }
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            daemons: true,
+            vip_on_lo: false,
+            cluster_toml: String::new(),
+            ring_toml: String::new(),
+            services_toml: None,
+        }
+    }
+}
+
+impl ClusterSpec {
+    /// One web service: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI, everything
+    /// else to the node that inspects it.
+    pub fn default_services(nodes: u8) -> String {
+        let mut toml = format!(
+            "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\nhandover = \"auto\"\n\
+             inspector_port = 8081\nprotocol = \"http\"\ndefault = \"local\"\n"
+        );
+        for node in 1..=nodes {
+            toml += &format!(
+                "\n[[service.rule]]\npath_prefix = \"/n{node}/\"\nto = {{ nodes = [\"n{node}\"] }}\n"
+            );
+        }
+        toml += "\n[[service.rule]]\npath_prefix = \"/downloads/\"\nto = { hash = \"uri\" }\n";
+        toml
+    }
+}
+
+impl Place {
+    /// The place's address on `network`, if it is connected to it.
+    pub fn address(self, network: Network) -> Option<Ipv4Addr> {
+        match (self, network) {
+            (Place::Node(i), Network::Front) => Some(Ipv4Addr::new(198, 18, 0, 10 + i)),
+            (Place::Node(i), Network::Back) => Some(Ipv4Addr::new(198, 18, 1, 10 + i)),
+            (Place::Client(j), Network::Front) => Some(Ipv4Addr::new(198, 18, 0, 200 + j)),
+            (Place::Client(_), Network::Back) | (Place::Hub, _) => None,
+        }
+    }
+
+    /// The place's MAC address on `network`, if it is connected to it.
+    pub fn mac(self, network: Network) -> Option<[u8; 6]> {
+        let last = self.address(network)?.octets();
+        // Locally administered; the rest is the IPv4 address, so that captures can be read.
+        Some([0x02, 0x00, last[0], last[1], last[2], last[3]])
+    }
+
+    /// The hub's interface that leads to this place: `n1f`, `n1b`, `c1f`.
+    pub(crate) fn hub_port(self, network: Network) -> String {
+        let suffix = match network {
+            Network::Front => 'f',
+            Network::Back => 'b',
+        };
+        match self {
+            Place::Node(i) => format!("n{i}{suffix}"),
+            Place::Client(j) => format!("c{j}{suffix}"),
+            Place::Hub => unreachable!("the hub is connected to nothing but its ports"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Hub => f.write_str("hub"),
+            Place::Client(1) => f.write_str("client"),
+            Place::Client(j) => write!(f, "client{j}"),
+            Place::Node(i) => write!(f, "n{i}"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = |digits: &str| digits.parse::<u8>().ok().filter(|&index| index > 0);
+        let place = match text {
+            "hub" => Some(Place::Hub),
+            "client" => Some(Place::Client(1)),
+            _ => match (text.strip_prefix("client"), text.strip_prefix('n')) {
+                (Some(digits), _) => index(digits).map(Place::Client),
+                (None, Some(digits)) => index(digits).map(Place::Node),
+                (None, None) => None,
+            },
+        };
+        place.ok_or_else(|| {
+            format!("`{text}` is no place of a lab; write n1, n2, ..., client or hub")
+        })
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+impl Network {
+    /// Both networks.
+    pub const ALL: [Network; 2] = [Network::Front, Network::Back];
+
+    /// The name of this network's interface in the nodes and clients.
+    pub fn interface(self) -> &'static str {
+        match self {
+            Network::Front => "eth0",
+            Network::Back => "eth1",
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Network::Front => "front",
+            Network::Back => "back",
+        })
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "front" => Ok(Network::Front),
+            "back" => Ok(Network::Back),
+            _ => Err(format!(
+                "`{text}` is no network of a lab; write front or back"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_as_written() {
+        let spec = LabSpec {
+            clients: 3,
+            ..LabSpec::new("t", 16, "dts")
+        };
+        for place in spec.places() {
+            assert_eq!(place.to_string().parse(), Ok(place));
+        }
+        for wrong in ["", "n", "n0", "n256", "client0", "node1", "nx"] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn impossible_labs_are_refused() {
+        let spec = |change: fn(&mut LabSpec)| {
+            let mut spec = LabSpec::new("t", 2, "dts");
+            change(&mut spec);
+            spec.validate()
+        };
+        assert!(spec(|_| ()).is_ok());
+        assert!(spec(|spec| spec.name = "a-b".into()).is_err());
+        assert!(spec(|spec| spec.name = String::new()).is_err());
+        assert!(spec(|spec| spec.nodes.clear()).is_err());
+        assert!(spec(|spec| spec.nodes.resize(17, NodeSpec::default())).is_err());
+        assert!(spec(|spec| spec.clients = 0).is_err());
+        assert!(spec(|spec| spec.nodes[0].cpu_quota = Some(f32::NAN)).is_err());
+        assert!(spec(|spec| spec.back_mtu = 100).is_err());
+    }
+
+    #[test]
+    fn default_services_cover_every_node() {
+        let toml = ClusterSpec::default_services(3);
+        assert!(toml.contains("nodes = [\"n3\"]") && !toml.contains("n4"));
+    }
+}

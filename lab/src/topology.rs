@@ -1,0 +1,208 @@
+//! The lab's wires: a flooding bridge per network in the hub, a veth pair per connection.
+//!
+//! ```text
+//!            dts-x-client          dts-x-n1              dts-x-n2
+//!               eth0             eth0    eth1          eth0    eth1
+//!                |                |        |            |        |
+//!   dts-x-hub   c1f              n1f      n1b          n2f      n2b
+//!                |                |        |            |        |
+//!              --+--- front ------+--------|------------+---     |
+//!                                     -----+--- back ------------+---
+//! ```
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::Command;
+
+use crate::error::Result;
+use crate::netns;
+use crate::spec::{LabSpec, Network, Place, VIP};
+
+/// Makes the namespaces, their wires and addresses. On failure some are left: [`remove`] takes whatever is there.
+pub(crate) fn create(spec: &LabSpec) -> Result<()> {
+    for place in spec.places() {
+        crate::guard::check_interrupted()?;
+        let namespace = netns::name(&spec.name, place);
+        netns::add(&namespace)?;
+        prepare_namespace(spec, place, &namespace)?;
+    }
+    let hub = netns::name(&spec.name, Place::Hub);
+    netns::ip_batch(&hub, &bridges(spec))?;
+    for place in spec.client_places().chain(spec.node_places()) {
+        let namespace = netns::name(&spec.name, place);
+        netns::ip_batch(&namespace, &addresses(spec, place))?;
+        if matches!(place, Place::Node(_)) && spec.gro {
+            for network in Network::ALL {
+                let mut command = Command::new("ethtool");
+                netns::run_in(
+                    &namespace,
+                    command.args(["-K", network.interface(), "gro", "on"]),
+                )?;
+            }
+        }
+    }
+    for place in spec.places() {
+        let sysctls = match place {
+            Place::Hub => continue,
+            Place::Client(_) => &spec.client_sysctls,
+            Place::Node(i) => &spec.nodes[usize::from(i) - 1].sysctls,
+        };
+        for (key, value) in sysctls {
+            netns::set_sysctl(&netns::name(&spec.name, place), key, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the lab's namespaces; what could not be removed, in words.
+pub(crate) fn remove(lab: &str) -> Result<(), String> {
+    // A namespace is dismantled some time after its removal, a deleted interface (and its NAPI thread) at once.
+    let hub = netns::name(lab, Place::Hub);
+    if netns::path(&hub).exists() {
+        for port in veths(&hub) {
+            // Its peer goes with it, and may be the next of the list.
+            let _ = netns::run(Command::new("ip").args(["-n", &hub, "link", "del", "dev", &port]));
+        }
+    }
+    let failures: Vec<String> = netns::of_lab(lab)
+        .iter()
+        .filter_map(|namespace| netns::delete(namespace).err())
+        .map(|error| error.to_string())
+        .collect();
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("; "))
+    }
+}
+
+/// The veth interfaces of a namespace.
+fn veths(namespace: &str) -> Vec<String> {
+    let list = netns::run(
+        Command::new("ip").args(["-n", namespace, "-brief", "link", "show", "type", "veth"]),
+    );
+    let list = String::from_utf8(list.unwrap_or_default()).unwrap_or_default();
+    // "n1f@if2  UP  02:..."
+    list.lines()
+        .filter_map(|line| line.split(['@', ' ']).next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Settings that must be there before the first interface comes up.
+fn prepare_namespace(spec: &LabSpec, place: Place, namespace: &str) -> Result<()> {
+    let ipv6 = spec.ipv6 && place != Place::Hub;
+    let mut settings = Vec::new();
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        let disable = if ipv6 { "0" } else { "1" };
+        settings.extend([
+            ("net.ipv6.conf.all.disable_ipv6", disable),
+            ("net.ipv6.conf.default.disable_ipv6", disable),
+            ("net.ipv6.conf.default.accept_dad", "0"),
+            ("net.ipv6.conf.default.accept_ra", "0"),
+        ]);
+    }
+    match place {
+        // The hub is a switch: it must not look into what it forwards, let alone defragment or drop it. The keys
+        // are there when the kernel has br_netfilter.
+        Place::Hub if Path::new("/proc/sys/net/bridge").exists() => settings.extend([
+            ("net.bridge.bridge-nf-call-iptables", "0"),
+            ("net.bridge.bridge-nf-call-ip6tables", "0"),
+            ("net.bridge.bridge-nf-call-arptables", "0"),
+        ]),
+        Place::Hub => {}
+        Place::Client(_) => settings.push(("net.ipv4.ip_local_port_range", "1024 65535")),
+        Place::Node(_) => {
+            settings.push(("net.core.somaxconn", "4096"));
+            settings.push(("net.ipv4.tcp_max_syn_backlog", "4096"));
+        }
+    }
+    if let Place::Node(i) = place
+        && i > 1
+        && spec.vip_without_daemons()
+    {
+        // One node answers ARP for the VIP, the others keep quiet about it.
+        settings.push(("net.ipv4.conf.all.arp_ignore", "1"));
+        settings.push(("net.ipv4.conf.all.arp_announce", "2"));
+    }
+    for (key, value) in settings {
+        netns::set_sysctl(namespace, key, value)?;
+    }
+    netns::ip_batch(namespace, "link set lo up\n")
+}
+
+/// The hub's part: bridges that flood, and the veth pairs.
+fn bridges(spec: &LabSpec) -> String {
+    let mut script = String::new();
+    for network in Network::ALL {
+        let mtu = spec.mtu(network);
+        // mcast_snooping 0: frames to the VIP's multicast address reach every port.
+        let _ = writeln!(
+            script,
+            "link add name {network} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+             link set dev {network} up"
+        );
+        for place in spec.ports(network) {
+            let port = place.hub_port(network);
+            let interface = network.interface();
+            let mac = place
+                .mac(network)
+                .expect("a port's place is on its network");
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let namespace = netns::name(&spec.name, place);
+            let _ = writeln!(
+                script,
+                "link add name {port} mtu {mtu} type veth peer name {interface} address {mac} mtu {mtu} netns {namespace}\n\
+                 link set dev {port} master {network} up"
+            );
+        }
+    }
+    script
+}
+
+/// A client's or node's part: addresses and routes.
+fn addresses(spec: &LabSpec, place: Place) -> String {
+    let mut script = String::new();
+    for network in Network::ALL {
+        let Some(address) = place.address(network) else {
+            continue;
+        };
+        let interface = network.interface();
+        let _ = writeln!(script, "addr add {address}/24 dev {interface}");
+        if spec.ipv6 {
+            let subnet = if network == Network::Front { "" } else { "1:" };
+            let host = address.octets()[3];
+            let _ = writeln!(
+                script,
+                "addr add 2001:db8:{subnet}:{host}/64 dev {interface} nodad"
+            );
+        }
+        let _ = writeln!(script, "link set dev {interface} up");
+    }
+    match place {
+        Place::Client(j) => {
+            for host in 1..=spec.client_extra_addresses {
+                let _ = writeln!(script, "addr add 198.18.{}.{host}/32 dev eth0", 1 + j);
+            }
+        }
+        Place::Node(_) => {
+            script += &routes(spec, place, Network::Front);
+            if spec.vip_without_daemons() {
+                let _ = writeln!(script, "addr add {VIP}/32 dev lo");
+            }
+        }
+        Place::Hub => {}
+    }
+    script
+}
+
+/// The routes of an interface other than the one to its own subnet.
+pub(crate) fn routes(spec: &LabSpec, place: Place, network: Network) -> String {
+    match (place, network) {
+        // To the clients' further addresses.
+        (Place::Node(_), Network::Front) => (1..=spec.clients)
+            .map(|client| format!("route add 198.18.{}.0/24 dev eth0\n", 1 + client))
+            .collect(),
+        _ => String::new(),
+    }
+}
