@@ -122,9 +122,15 @@ fn dependencies(root: &Path) -> anyhow::Result<()> {
         run(cargo(root)
             .args(["deny", "--manifest-path"])
             .arg(manifest)
-            .args(["check", "--config"])
+            .arg("--config")
             .arg(root.join("deny.toml"))
-            .args(["licenses", "bans", "sources"]))?;
+            .args([
+                "check",
+                "--hide-inclusion-graph",
+                "licenses",
+                "bans",
+                "sources",
+            ]))?;
     }
     Ok(())
 }
