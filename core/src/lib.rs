@@ -7,6 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod decide;
+pub mod entry;
+pub mod handover;
 pub mod md5;
 pub mod ring;
+pub mod segment;
+pub mod seq;
 pub mod siphash;
+pub mod verdict;

@@ -1,13 +1,126 @@
-//! The DTS packet filter.
+//! The DTS packet filter: the programs at ingress and egress of a node's front and back interface.
+//!
+//! Each program fetches what a decision needs, asks `dts_core::decide`, carries the outcome out and
+//! counts it. Connection state lives in maps that outlive the daemon.
+//!
+//! | Module | What |
+//! |---|---|
+//! | `front` | the clients' network: SYN ownership, inspector's port, translation, ARP, ICMP |
+//! | `back` | the handover connections between nodes |
+//! | `sweep` | run by the daemon: which entries still have a socket |
+//! | `facts` | ring, lease, sockets, clocks |
+//! | `frame` | reading and rewriting packets |
+//! | `maps` | the maps |
 #![no_std]
 #![no_main]
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+mod back;
+mod facts;
+mod frame;
+mod front;
+mod icmp;
+mod maps;
+mod sweep;
 
-/// Lets every packet pass to whatever comes next.
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use dts_core::verdict::{Action, DropReason, Verdict};
+
+use crate::{frame::Skb, maps::STATS};
+
+/// The mark of a packet that the back program lets arrive at the front: it has been dealt with.
+const FROM_BACK: u32 = 0x4454_5301;
+/// The mark of a copy that the front program sends to the client: it has been dealt with.
+const TO_CLIENT: u32 = 0x4454_5302;
+
+/// What a program did, and what it tells the kernel.
+struct Outcome {
+    verdict: Verdict,
+    code: i32,
+}
+
+impl Outcome {
+    /// The packet goes on: to the next program, then to the stack or the wire.
+    #[inline(always)]
+    const fn pass(action: Action) -> Self {
+        Self {
+            verdict: Verdict::Done(action),
+            code: TC_ACT_UNSPEC,
+        }
+    }
+
+    /// The packet took another way; `code` is what the redirect helper returned.
+    #[inline(always)]
+    const fn redirect(action: Action, code: i32) -> Self {
+        Self {
+            verdict: Verdict::Done(action),
+            code,
+        }
+    }
+
+    #[inline(always)]
+    const fn drop(reason: DropReason) -> Self {
+        Self {
+            verdict: Verdict::Drop(reason),
+            code: TC_ACT_SHOT,
+        }
+    }
+}
+
+/// A program's steps may end early with a reason to drop.
+type Step<T = Outcome> = Result<T, DropReason>;
+
+/// Counts what a program did. Every run of every program comes here once.
+#[inline(always)]
+fn finish(outcome: Step) -> i32 {
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(reason) => Outcome::drop(reason),
+    };
+    if let Some(counter) = STATS.get_ptr_mut(outcome.verdict.counter()) {
+        // SAFETY: this CPU's counter; a program run is not interrupted by another on the same CPU.
+        unsafe { *counter += 1 };
+    }
+    outcome.code
+}
+
+/// Packets that arrive from the clients' network.
 #[classifier]
-pub fn front_ingress(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+pub fn front_ingress(ctx: TcContext) -> i32 {
+    finish(front::ingress(Skb(ctx.skb.skb)))
+}
+
+/// Packets that leave for the clients' network.
+#[classifier]
+pub fn front_egress(ctx: TcContext) -> i32 {
+    finish(front::egress(Skb(ctx.skb.skb)))
+}
+
+/// Packets that arrive from the other nodes.
+#[classifier]
+pub fn back_ingress(ctx: TcContext) -> i32 {
+    finish(back::ingress(Skb(ctx.skb.skb)))
+}
+
+/// Packets that leave for the other nodes.
+#[classifier]
+pub fn back_egress(ctx: TcContext) -> i32 {
+    finish(back::egress(Skb(ctx.skb.skb)))
+}
+
+/// Run by the daemon, never attached: checks the records in the packet against the socket table.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    sweep::run(Skb(ctx.skb.skb))
+}
+
+/// Run by tests, never attached: whose each flow in the packet is, by the published ring.
+#[classifier]
+pub fn ring_owner(ctx: TcContext) -> i32 {
+    sweep::ring_owner(Skb(ctx.skb.skb))
 }
 
 /// The kernel lends the helpers we call to GPL-compatible programs only.

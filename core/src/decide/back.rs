@@ -1,0 +1,215 @@
+//! Segments of handover connections, on the network between the nodes.
+
+use crate::entry::{ConnEntry, Handover, flag, state};
+use crate::handover::HandoverOption;
+use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
+use crate::seq::Seq;
+use crate::verdict::DropReason;
+
+use super::shift::{OptionShift, rescale};
+
+/// What becomes of a segment that the inspecting node's own kernel sends on a handover connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outgoing {
+    /// The SYN: its options are replaced by the DTS option.
+    Syn,
+    /// Any later segment, with this shift of its options.
+    Segment(OptionShift),
+}
+
+/// Shifts a segment of a handover connection into the client's sequence numbers (Fig. 4, segment 4).
+///
+/// `port` is our end's; `entry` the flow's inspecting entry. `None` when the entry has moved on to
+/// another handover connection.
+#[inline(always)]
+pub fn outgoing(
+    header: &mut TcpHeader,
+    own_tsval: Option<u32>,
+    port: u16,
+    h: &Handover,
+    entry: &mut ConnEntry,
+) -> Option<Outgoing> {
+    let syn = header.flags & (SYN | RST) == SYN;
+    if syn {
+        entry.peer_port = port;
+        entry.seq_delta = entry.client_isn.since(header.seq);
+    } else if entry.peer_port != port {
+        return None;
+    }
+    if let Some(value) = own_tsval {
+        entry.ts_delta = value;
+    }
+    header.seq = header.seq.plus(entry.seq_delta);
+    if syn {
+        header.ack = entry.server_isn;
+        header.urgent = h.flow.remote_port;
+        // A SYN's window is never scaled.
+        header.window = rescale(entry.window, entry.client_scale, 0);
+        header.header_len = 60;
+        return Some(Outgoing::Syn);
+    }
+    header.window = entry.window;
+    let carries = header.payload != 0 || header.flags & FIN != 0;
+    if h.flags & flag::REQUEST_END != 0
+        && carries
+        && header.flags & ACK != 0
+        && header.ack == entry.server_isn.plus(1)
+    {
+        header.ack = entry.client_isn.plus(1).plus(h.request_len);
+        header.reserved |= REQUEST_END_BIT;
+    }
+    Some(Outgoing::Segment(OptionShift {
+        set_tsval: Some(entry.client_tsval),
+        ..OptionShift::default()
+    }))
+}
+
+/// Shifts the processing node's answer back into our kernel's numbers, at the inspecting node, and
+/// follows the handover: the SYN-ACK freezes the inspector's socket, the FIN completes the handover.
+///
+/// `port` is our end's. `None` when the entry has moved on to another handover connection.
+#[inline(always)]
+pub fn reply(
+    header: &mut TcpHeader,
+    port: u16,
+    h: &Handover,
+    entry: &mut ConnEntry,
+    now: u32,
+) -> Option<OptionShift> {
+    if entry.peer_port != port {
+        return None;
+    }
+    if header.has(SYN | ACK) && entry.state == state::INSPECT {
+        entry.state = state::FROZEN;
+        entry.peer = h.target;
+        entry.flags |= h.flags & flag::SELF;
+        entry.used_at = now;
+    }
+    if header.flags & FIN != 0 && entry.state == state::FROZEN {
+        entry.state = state::PLACED;
+        entry.used_at = now;
+    }
+    if header.flags & ACK != 0 {
+        header.ack = header.ack.minus(entry.seq_delta);
+    }
+    Some(OptionShift {
+        set_tsecr: Some(entry.ts_delta),
+        sack: entry.seq_delta.wrapping_neg(),
+        ..OptionShift::default()
+    })
+}
+
+/// What becomes of a verified handover SYN at the processing node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IncomingSyn {
+    /// Make the entry (in place of an older connection's), then to the server.
+    Accept,
+    /// The same handover once more, perhaps from another port: note the port, then to the server.
+    Again,
+    /// Drop it.
+    Drop(DropReason),
+}
+
+/// Decides about a handover SYN by the entry that the flow has here.
+#[inline(always)]
+#[must_use]
+pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSyn {
+    match entry {
+        Some(e) if e.client_isn == o.client_isn && e.server_isn == o.server_isn => match e.state {
+            state::HANDING => IncomingSyn::Again,
+            _ => IncomingSyn::Drop(DropReason::DuplicateHandover),
+        },
+        _ => IncomingSyn::Accept,
+    }
+}
+
+/// What becomes of a later segment of a handover connection at the processing node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Incoming {
+    /// To the server, shifted.
+    ToServer(OptionShift),
+    /// To the server as a reset: the inspecting daemon died in the middle of a request, and its
+    /// kernel's FIN would make the truncated request look complete.
+    ResetServer,
+    /// The handover is over: answer with a FIN that acknowledges the whole request.
+    AnswerFin,
+    /// The handover is over: acknowledge the inspecting node's own FIN.
+    AnswerAck,
+    /// Drop it.
+    Drop(DropReason),
+}
+
+/// Decides about a later segment and shifts its header into the server's numbers.
+#[inline(always)]
+pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Incoming {
+    let first_ack = entry.server_isn.plus(1);
+    if header.reserved & REQUEST_END_BIT != 0 {
+        header.reserved &= !REQUEST_END_BIT;
+        entry.request_end = header.ack;
+        entry.flags |= flag::REQUEST_END;
+        header.ack = first_ack;
+    }
+    if entry.state == state::DIRECT {
+        return over(header);
+    }
+    entry.used_at = now;
+    if header.flags & FIN != 0
+        && !(entry.has(flag::REQUEST_END) && header.end() == entry.request_end)
+    {
+        return Incoming::ResetServer;
+    }
+    if header.flags & ACK != 0 {
+        header.ack = header.ack.minus(entry.seq_delta);
+    }
+    Incoming::ToServer(OptionShift::default())
+}
+
+/// A segment of a handover connection that has been completed.
+#[inline(always)]
+const fn over(header: &TcpHeader) -> Incoming {
+    if header.flags & (RST | SYN) != 0 {
+        return Incoming::Drop(DropReason::AfterHandover);
+    }
+    if header.payload != 0 {
+        return Incoming::AnswerFin;
+    }
+    if header.flags & FIN != 0 {
+        return Incoming::AnswerAck;
+    }
+    Incoming::Drop(DropReason::AfterHandover)
+}
+
+/// A segment of a handover connection that this node has no entry for: the connection that it handed
+/// over is over, or the node was restarted. Only a FIN can be answered without knowing more.
+#[inline(always)]
+#[must_use]
+pub const fn unknown(header: &TcpHeader) -> Incoming {
+    if header.flags & (RST | SYN | FIN) == FIN && header.payload == 0 {
+        Incoming::AnswerAck
+    } else {
+        Incoming::Drop(DropReason::UnknownHandover)
+    }
+}
+
+/// The processing node's entry, from a handover SYN.
+#[inline(always)]
+#[must_use]
+pub fn accept(o: &HandoverOption, window: u16, now: u32) -> ConnEntry {
+    ConnEntry {
+        state: state::HANDING,
+        flags: o.agreed,
+        client_isn: o.client_isn,
+        server_isn: o.server_isn,
+        request_end: Seq(0),
+        acked: o.client_isn,
+        client_tsval: o.client_tsval,
+        server_tsval: o.server_tsval,
+        used_at: now,
+        client_mss: o.client_mss,
+        window,
+        client_scale: o.client_scale,
+        announced_scale: o.announced_scale,
+        service: o.service,
+        ..ConnEntry::default()
+    }
+}

@@ -1,0 +1,354 @@
+//! Segments on the clients' network, to and from a VIP.
+
+use super::{Facts, Ownership, Port, Socket};
+use crate::entry::{ConnEntry, flag, state};
+use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
+use crate::segment::{ACK, CWR, ECE, FIN, OptionScan, RST, SCALE_PRESENT, SYN, TcpHeader};
+use crate::seq::{Seq, timestamp_is_later};
+use crate::verdict::DropReason;
+
+/// What becomes of a client's segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ingress {
+    /// Drop it.
+    Drop(DropReason),
+    /// To the server application's sockets as it is.
+    Pass,
+    /// To the server application's live socket of this flow, which answers a SYN with a challenge ACK.
+    Challenge,
+    /// A new connection: make an inspecting entry, then to the inspector. Entries that the flow still
+    /// has are of a connection that is over.
+    Begin,
+    /// To the inspector.
+    ToInspector,
+    /// To the server, shifted by [`to_server`](super::shift::to_server).
+    ToServer,
+    /// The flow's processing entry is of a connection that is over: delete it and send the SYN on to
+    /// the node that inspected it, which may wait for that.
+    Release,
+    /// A TIME_WAIT socket here is in the way of a connection on another node: remove it.
+    KillTimeWait,
+}
+
+/// A segment to a service that the ring alone decides (mode `l4`).
+///
+/// A connection stays on its node when the ring changes: the socket decides, then the ring.
+#[inline(always)]
+pub fn ingress_l4(header: &TcpHeader, facts: &impl Facts) -> Ingress {
+    if header.opens() {
+        return match facts.ownership() {
+            Ownership::Owner => Ingress::Pass,
+            not => match facts.socket(Port::Public) {
+                Socket::Alive => Ingress::Challenge,
+                Socket::TimeWait => Ingress::KillTimeWait,
+                Socket::None => Ingress::Drop(refusal(not)),
+            },
+        };
+    }
+    match facts.socket(Port::Public) {
+        Socket::Alive | Socket::TimeWait => Ingress::Pass,
+        Socket::None if facts.answers_cookie() => Ingress::Pass,
+        Socket::None => Ingress::Drop(DropReason::NotMine),
+    }
+}
+
+/// A segment to an inspected service (mode `l7`).
+///
+/// The entries decide, not the socket table: a socket of an earlier connection has no entry.
+#[inline(always)]
+pub fn ingress_l7(
+    header: &TcpHeader,
+    options: &OptionScan,
+    inspecting: Option<&mut ConnEntry>,
+    processing: Option<&mut ConnEntry>,
+    now: u32,
+    facts: &impl Facts,
+) -> Ingress {
+    if header.opens() {
+        return syn_l7(
+            header,
+            options,
+            inspecting.as_deref(),
+            processing.as_deref(),
+            facts,
+        );
+    }
+    if let Some(entry) = processing {
+        if !entry.has(flag::ANSWERED) {
+            return Ingress::Drop(DropReason::TooEarly);
+        }
+        entry.used_at = now;
+        return Ingress::ToServer;
+    }
+    let Some(entry) = inspecting else {
+        return Ingress::Drop(DropReason::NotMine);
+    };
+    entry.used_at = now;
+    if entry.state != state::INSPECT {
+        return Ingress::Drop(DropReason::HandedOver);
+    }
+    if let Some((value, _)) = options.timestamp_pair() {
+        entry.client_tsval = value;
+    }
+    entry.window = header.window;
+    Ingress::ToInspector
+}
+
+#[inline(always)]
+fn syn_l7(
+    header: &TcpHeader,
+    options: &OptionScan,
+    inspecting: Option<&ConnEntry>,
+    processing: Option<&ConnEntry>,
+    facts: &impl Facts,
+) -> Ingress {
+    let mut over = false;
+    if let Some(entry) = processing {
+        let socket = if entry.has(flag::ENDED) {
+            Socket::None
+        } else {
+            facts.socket(Port::Public)
+        };
+        match socket {
+            Socket::Alive => return Ingress::Challenge,
+            // Never to the listener: the connection that this SYN would make is not for this node.
+            _ if entry.client_isn == header.seq => return Ingress::Drop(DropReason::DuplicateSyn),
+            Socket::TimeWait if !may_follow(entry, header.seq, options) => {
+                return Ingress::Challenge;
+            }
+            Socket::TimeWait | Socket::None => over = true,
+        }
+    }
+    match facts.ownership() {
+        Ownership::Owner => {}
+        Ownership::NotOwner if over => return Ingress::Release,
+        not => return Ingress::Drop(refusal(not)),
+    }
+    let Some(entry) = inspecting else {
+        return Ingress::Begin;
+    };
+    if entry.client_isn == header.seq {
+        return match entry.state {
+            state::INSPECT => Ingress::ToInspector,
+            _ => Ingress::Drop(DropReason::DuplicateSyn),
+        };
+    }
+    match entry.state {
+        state::INSPECT if matches!(facts.socket(Port::Inspector), Socket::Alive) => {
+            Ingress::ToInspector
+        }
+        state::INSPECT => Ingress::Begin,
+        // The other half of a handover to oneself was here, and is over or gone.
+        state::PLACED if over || (entry.has(flag::SELF) && processing.is_none()) => Ingress::Begin,
+        _ => Ingress::Drop(DropReason::AliveElsewhere),
+    }
+}
+
+/// Whether a SYN may follow a connection in TIME_WAIT: the kernel's own rule (RFC 6191).
+#[inline(always)]
+fn may_follow(old: &ConnEntry, isn: Seq, options: &OptionScan) -> bool {
+    isn.is_after(old.acked)
+        || match options.timestamp_pair() {
+            Some((value, _)) if old.has(AGREED_TIMESTAMPS) => {
+                timestamp_is_later(value, old.server_tsval)
+            }
+            _ => false,
+        }
+}
+
+#[inline(always)]
+const fn refusal(ownership: Ownership) -> DropReason {
+    match ownership {
+        Ownership::LeaseExpired => DropReason::LeaseExpired,
+        Ownership::NoRing => DropReason::NoRing,
+        Ownership::Owner | Ownership::NotOwner => DropReason::NotOwner,
+    }
+}
+
+/// The entry of a new connection, from the client's SYN.
+#[inline(always)]
+#[must_use]
+pub fn begin(header: &TcpHeader, options: &OptionScan, service: u16, now: u32) -> ConnEntry {
+    let mut flags = 0;
+    if options.sack_permitted != 0 {
+        flags |= AGREED_SACK;
+    }
+    if options.scale & SCALE_PRESENT != 0 {
+        flags |= AGREED_SCALE;
+    }
+    if header.has(ECE | CWR) {
+        flags |= AGREED_ECN;
+    }
+    let mut client_tsval = 0;
+    if let Some((value, _)) = options.timestamp_pair() {
+        flags |= AGREED_TIMESTAMPS;
+        client_tsval = value;
+    }
+    ConnEntry {
+        state: state::INSPECT,
+        flags,
+        client_isn: header.seq,
+        client_tsval,
+        client_mss: options.mss as u16,
+        client_scale: (options.scale & 0x0f) as u8,
+        window: header.window,
+        acked: header.seq,
+        service,
+        used_at: now,
+        ..ConnEntry::default()
+    }
+}
+
+/// What becomes of a segment that the inspector's socket sends to a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FromInspector {
+    /// To the client, from the service's port.
+    ToClient,
+    /// Drop it.
+    Drop(DropReason),
+    /// Drop it and delete the entry: there is no inspector.
+    Forget,
+}
+
+/// A segment from the inspector's socket.
+#[inline(always)]
+pub fn egress_inspector(
+    header: &TcpHeader,
+    options: &OptionScan,
+    entry: Option<&mut ConnEntry>,
+    now: u32,
+) -> FromInspector {
+    let Some(entry) = entry else {
+        return FromInspector::Drop(DropReason::NoEntry);
+    };
+    if entry.state != state::INSPECT {
+        return FromInspector::Drop(DropReason::Frozen);
+    }
+    if header.flags & RST != 0 && !entry.has(flag::ANSWERED) {
+        return FromInspector::Forget;
+    }
+    if header.has(SYN | ACK) {
+        agree(header, options, entry);
+    }
+    if let Some((value, _)) = options.timestamp_pair()
+        && (!entry.has(flag::ANSWERED) || !timestamp_is_later(entry.server_tsval, value))
+    {
+        entry.server_tsval = value;
+        entry.server_tsval_at = now;
+    }
+    if header.flags & SYN != 0 {
+        entry.flags |= flag::ANSWERED;
+    }
+    entry.acked = header.ack;
+    entry.used_at = now;
+    FromInspector::ToClient
+}
+
+/// Notes what a SYN-ACK of ours agreed to of the client's offers.
+#[inline(always)]
+fn agree(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
+    entry.server_isn = header.seq;
+    if options.sack_permitted == 0 {
+        entry.flags &= !AGREED_SACK;
+    }
+    if options.timestamps == 0 {
+        entry.flags &= !AGREED_TIMESTAMPS;
+    }
+    if header.flags & ECE == 0 {
+        entry.flags &= !AGREED_ECN;
+    }
+    if options.scale & SCALE_PRESENT == 0 {
+        entry.flags &= !AGREED_SCALE;
+    }
+    if entry.has(AGREED_SCALE) {
+        entry.announced_scale = (options.scale & 0x0f) as u8;
+    } else {
+        entry.client_scale = 0;
+        entry.announced_scale = 0;
+    }
+}
+
+/// What becomes of a segment that the processing server sends to a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FromServer {
+    /// Drop it.
+    Drop(DropReason),
+    /// The SYN-ACK: to the inspecting node, with its own sequence number in place of ours.
+    AnswerPeer,
+    /// To the inspecting node, sequence number shifted.
+    ToPeer,
+    /// The refusal of the handover SYN: to the inspecting node as it is; then delete the entry.
+    RefusePeer,
+    /// To the client, shifted by [`to_client`](super::shift::to_client).
+    ToClient,
+    /// To the client, and a reset to the inspecting node.
+    ResetBoth,
+    /// To the client, and a FIN to the inspecting node: the handover is complete.
+    Direct,
+}
+
+/// A segment from the server application's socket, mode `l7`.
+#[inline(always)]
+pub fn egress_server(
+    header: &TcpHeader,
+    options: &OptionScan,
+    entry: Option<&mut ConnEntry>,
+    now: u32,
+) -> FromServer {
+    let Some(entry) = entry else {
+        return FromServer::Drop(DropReason::NoEntry);
+    };
+    entry.used_at = now;
+    if header.has(SYN | ACK) {
+        answered(header, options, entry);
+        return FromServer::AnswerPeer;
+    }
+    if !entry.has(flag::ANSWERED) {
+        return if header.flags & RST != 0 {
+            FromServer::RefusePeer
+        } else {
+            FromServer::Drop(DropReason::NoEntry)
+        };
+    }
+    if header.flags & RST == 0 {
+        entry.acked = header.ack;
+        if let Some((_, echo)) = options.timestamp_pair() {
+            entry.server_tsval = echo;
+        }
+    }
+    if entry.state == state::DIRECT {
+        return FromServer::ToClient;
+    }
+    if header.flags & RST != 0 {
+        entry.state = state::DIRECT;
+        return FromServer::ResetBoth;
+    }
+    if entry.has(flag::REQUEST_END) && header.ack.is_at_or_after(entry.request_end) {
+        entry.state = state::DIRECT;
+        return FromServer::Direct;
+    }
+    // An answer that comes before the whole request is the client's (an early 413, for instance).
+    if header.payload == 0 && header.flags & FIN == 0 {
+        FromServer::ToPeer
+    } else {
+        FromServer::ToClient
+    }
+}
+
+/// Notes the processing server's own numbers from its SYN-ACK.
+#[inline(always)]
+fn answered(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
+    let first = !entry.has(flag::ANSWERED);
+    entry.seq_delta = entry.server_isn.since(header.seq);
+    if entry.has(AGREED_SCALE) {
+        entry.own_scale = (options.scale & 0x0f) as u8;
+    }
+    if let Some((value, echo)) = options.timestamp_pair() {
+        if first {
+            entry.ts_delta = entry.server_tsval.wrapping_sub(value);
+        }
+        entry.server_tsval = echo;
+    }
+    entry.acked = header.ack;
+    entry.flags |= flag::ANSWERED;
+}

@@ -1,0 +1,187 @@
+//! The rewrites that let two TCP connections pass for one (DTS §2.2, lifted limits of §3.2).
+//!
+//! With y the inspecting node's initial sequence number and w the processing server's own, the server's
+//! numbers become the client's by adding y - w; the client's acknowledgments and SACK blocks become the
+//! server's by subtracting it. Timestamps are shifted in the same way, so that the client sees one
+//! clock that never goes back (RFC 7323 §5.4), and the window field is moved from the scale that the
+//! server announced to the scale that the client was told.
+
+use crate::entry::ConnEntry;
+use crate::segment::{ACK, OptionScan, TcpHeader, read32, write32};
+
+/// What to do to a segment's timestamps and SACK blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OptionShift {
+    /// Added to the timestamp value.
+    pub tsval: u32,
+    /// Added to the timestamp echo, unless it is 0 (not set).
+    pub tsecr: u32,
+    /// Added to each SACK edge.
+    pub sack: u32,
+    /// Replaces the timestamp value.
+    pub set_tsval: Option<u32>,
+    /// Replaces the timestamp echo.
+    pub set_tsecr: Option<u32>,
+}
+
+impl OptionShift {
+    /// Whether the options stay as they are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.tsval == 0
+            && self.tsecr == 0
+            && self.sack == 0
+            && self.set_tsval.is_none()
+            && self.set_tsecr.is_none()
+    }
+
+    /// Applies the shift to the options of a scanned header, in place.
+    #[inline(always)]
+    pub fn apply(&self, o: &mut OptionScan) {
+        if let Some((value, echo)) = o.timestamp_pair() {
+            let value = match self.set_tsval {
+                Some(set) => set,
+                None => value.wrapping_add(self.tsval),
+            };
+            let echo = match self.set_tsecr {
+                Some(set) => set,
+                None if echo != 0 => echo.wrapping_add(self.tsecr),
+                None => 0,
+            };
+            write32(&mut o.bytes, o.timestamps, value);
+            write32(&mut o.bytes, o.timestamps + 4, echo);
+        }
+        if o.sack != 0 && self.sack != 0 {
+            let mut edge = 0;
+            while edge < 8 {
+                if edge < o.sack_edges {
+                    let at = o.sack + 4 * edge;
+                    let shifted = read32(&o.bytes, at).wrapping_add(self.sack);
+                    write32(&mut o.bytes, at, shifted);
+                }
+                edge += 1;
+            }
+        }
+    }
+}
+
+/// Client to server: the acknowledgment, SACK blocks and timestamp echo become the server's.
+#[inline(always)]
+pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
+    if header.flags & ACK != 0 {
+        header.ack = header.ack.minus(entry.seq_delta);
+    }
+    OptionShift {
+        tsecr: entry.ts_delta.wrapping_neg(),
+        sack: entry.seq_delta.wrapping_neg(),
+        ..OptionShift::default()
+    }
+}
+
+/// Server to client: the sequence number, timestamp value and window become what the client expects.
+#[inline(always)]
+pub fn to_client(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
+    header.seq = header.seq.plus(entry.seq_delta);
+    header.window = rescale(header.window, entry.own_scale, entry.announced_scale);
+    OptionShift {
+        tsval: entry.ts_delta,
+        ..OptionShift::default()
+    }
+}
+
+/// Moves a window field from one scale to another, rounding down: never more than was offered.
+#[inline(always)]
+#[must_use]
+pub const fn rescale(window: u16, from: u8, to: u8) -> u16 {
+    if from == to {
+        return window;
+    }
+    let bytes = (window as u32) << (from & 15);
+    let scaled = bytes >> (to & 15);
+    if scaled > 0xffff {
+        0xffff
+    } else {
+        scaled as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::scan;
+    use crate::seq::Seq;
+    use proptest::prelude::*;
+
+    fn entry(seq_delta: u32, ts_delta: u32) -> ConnEntry {
+        ConnEntry {
+            seq_delta,
+            ts_delta,
+            own_scale: 7,
+            announced_scale: 7,
+            ..ConnEntry::default()
+        }
+    }
+
+    fn with_options(value: u32, echo: u32, edges: [u32; 2]) -> OptionScan {
+        let mut b = [0; 64];
+        b[..4].copy_from_slice(&[1, 1, 8, 10]);
+        write32(&mut b, 4, value);
+        write32(&mut b, 8, echo);
+        b[12..16].copy_from_slice(&[1, 1, 5, 10]);
+        write32(&mut b, 16, edges[0]);
+        write32(&mut b, 20, edges[1]);
+        scan(b, 24)
+    }
+
+    proptest! {
+        /// What the client acknowledges of the server's stream is what the server sent of it.
+        #[test]
+        fn the_two_directions_are_inverse(seq: u32, seq_delta: u32, ts_delta: u32, ts in 1u32..) {
+            let entry = entry(seq_delta, ts_delta);
+            let mut down = TcpHeader { seq: Seq(seq), flags: ACK, window: 9, ..TcpHeader::default() };
+            let mut options = with_options(ts, 5, [0, 0]);
+            to_client(&entry, &mut down).apply(&mut options);
+            let shown = options.timestamp_pair().unwrap().0;
+            prop_assume!(shown != 0);
+
+            let mut up = TcpHeader { ack: down.seq, flags: ACK, ..TcpHeader::default() };
+            let mut options = with_options(77, shown, [down.seq.0, down.seq.plus(3).0]);
+            to_server(&entry, &mut up).apply(&mut options);
+            prop_assert_eq!(up.ack, Seq(seq));
+            prop_assert_eq!(options.timestamp_pair(), Some((77, ts)));
+            prop_assert_eq!(read32(&options.bytes, options.sack), seq);
+            prop_assert_eq!(read32(&options.bytes, options.sack + 4), seq.wrapping_add(3));
+        }
+
+        #[test]
+        fn a_window_never_grows(window: u16, from in 0u8..=14, to in 0u8..=14) {
+            let offered = u64::from(window) << from;
+            let shown = u64::from(rescale(window, from, to)) << to;
+            prop_assert!(shown <= offered);
+            // Rounding loses less than one unit of the new scale, unless the field is full.
+            prop_assert!(offered - shown < 1 << to || shown == 0xffff << to);
+        }
+    }
+
+    #[test]
+    fn an_echo_that_is_not_set_stays_unset() {
+        let mut options = with_options(1, 0, [0, 0]);
+        OptionShift {
+            tsecr: 9,
+            ..OptionShift::default()
+        }
+        .apply(&mut options);
+        assert_eq!(options.timestamp_pair(), Some((1, 0)));
+    }
+
+    #[test]
+    fn a_segment_without_ack_keeps_its_field() {
+        let mut header = TcpHeader {
+            ack: Seq(5),
+            ..TcpHeader::default()
+        };
+        to_server(&entry(3, 3), &mut header);
+        assert_eq!(header.ack, Seq(5));
+    }
+}

@@ -1,0 +1,322 @@
+//! What the maps hold: the layouts that the filter and the daemon share.
+//!
+//! Every type here is `repr(C)` without padding, and its size is asserted: the kernel compares keys
+//! byte by byte, and both sides read the same bytes. Numbers are in host byte order.
+
+use crate::addr::{Addr, FlowKey};
+use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
+use crate::seq::Seq;
+
+/// The version of all layouts in this file and of the maps that hold them.
+///
+/// Maps of another version, left by another release's daemon, are not touched: `dts detach` removes them.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Which part a node plays for a flow. One node can play both.
+pub mod role {
+    /// The node that accepted the connection and read its request.
+    pub const INSPECTING: u32 = 0;
+    /// The node whose server has the connection.
+    pub const PROCESSING: u32 = 1;
+}
+
+/// Key of the map `CONNECTIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnKey {
+    /// The flow (DTS §2.4).
+    pub flow: FlowKey,
+    /// [`role`].
+    pub role: u32,
+}
+
+/// States of a [`ConnEntry`].
+pub mod state {
+    /// Inspecting: the inspector's socket has the connection.
+    pub const INSPECT: u32 = 1;
+    /// Inspecting: the processing node has answered; nothing of the inspector's socket passes any more.
+    pub const FROZEN: u32 = 2;
+    /// Inspecting: the connection is on its processing node.
+    pub const PLACED: u32 = 3;
+    /// Processing: the inspecting node is sending the request.
+    pub const HANDING: u32 = 4;
+    /// Processing: server and client talk to each other.
+    pub const DIRECT: u32 = 5;
+
+    /// The state's name in the command's output.
+    #[must_use]
+    pub const fn name(state: u32) -> &'static str {
+        match state {
+            INSPECT => "inspect",
+            FROZEN => "frozen",
+            PLACED => "placed",
+            HANDING => "handing",
+            DIRECT => "direct",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Bits of [`ConnEntry::flags`] beyond the `AGREED_*` bits.
+pub mod flag {
+    /// Inspecting: the inspector's SYN-ACK was seen, `server_isn` is valid. Processing: the server's
+    /// SYN-ACK was seen, `seq_delta` is valid.
+    pub const ANSWERED: u32 = 1 << 8;
+    /// `request_end` is valid.
+    pub const REQUEST_END: u32 = 1 << 9;
+    /// The handover is from a node to itself.
+    pub const SELF: u32 = 1 << 10;
+    /// Processing: the inspecting node has been told that the flow is over.
+    pub const ENDED: u32 = 1 << 11;
+}
+
+/// One connection, seen from one [`role`]. Value of the map `CONNECTIONS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ConnEntry {
+    /// [`state`].
+    pub state: u32,
+    /// `AGREED_*` and [`flag`] bits.
+    pub flags: u32,
+    /// x: the client's initial sequence number.
+    pub client_isn: Seq,
+    /// y: the inspecting node's initial sequence number.
+    pub server_isn: Seq,
+    /// Processing: y - w, what is added to the server's sequence numbers. Inspecting: what is added to
+    /// our own kernel's on the handover connection.
+    pub seq_delta: u32,
+    /// Processing: what is added to the server's timestamp values. Inspecting: our kernel's last
+    /// timestamp value on the handover connection.
+    pub ts_delta: u32,
+    /// The sequence number after the request (its FIN counted).
+    pub request_end: Seq,
+    /// The highest acknowledgment that this node's kernel has sent to the client.
+    pub acked: Seq,
+    /// The last timestamp value of the client's.
+    pub client_tsval: u32,
+    /// Inspecting: the last timestamp value sent to the client. Processing: the last echo of the
+    /// client's that our kernel sent, i.e. the newest one it has accepted.
+    pub server_tsval: u32,
+    /// Inspecting: when `server_tsval` was sent, in milliseconds of the monotonic clock.
+    pub server_tsval_at: u32,
+    /// When the entry was last used, in milliseconds of the monotonic clock.
+    pub used_at: u32,
+    /// The client's maximum segment size, 0 when it sent none.
+    pub client_mss: u16,
+    /// The client's last window field, not scaled.
+    pub window: u16,
+    /// The client's window scale.
+    pub client_scale: u8,
+    /// The window scale that the client was told.
+    pub announced_scale: u8,
+    /// Processing: the window scale of this node's own server.
+    pub own_scale: u8,
+    /// Unused.
+    pub reserved: u8,
+    /// The service.
+    pub service: u16,
+    /// The inspecting node's port of this handover, 0 before there is one.
+    pub peer_port: u16,
+    /// Inspecting: the address of the target. Processing: the inspecting node's back address.
+    pub peer: Addr,
+    /// Processing: this node's address in the handover connection.
+    pub own: Addr,
+    /// Processing: the inspecting node's link address on the back network.
+    pub peer_mac: [u8; 6],
+    /// Processing: this node's link address on the back network.
+    pub own_mac: [u8; 6],
+}
+
+impl ConnEntry {
+    /// Whether all bits of `flags` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Whether selective acknowledgment was agreed with the client.
+    #[must_use]
+    pub const fn sack(&self) -> bool {
+        self.has(AGREED_SACK)
+    }
+
+    /// Whether timestamps were agreed with the client.
+    #[must_use]
+    pub const fn timestamps(&self) -> bool {
+        self.has(AGREED_TIMESTAMPS)
+    }
+
+    /// Whether window scaling was agreed with the client.
+    #[must_use]
+    pub const fn scaling(&self) -> bool {
+        self.has(AGREED_SCALE)
+    }
+
+    /// Whether ECN was agreed with the client.
+    #[must_use]
+    pub const fn ecn(&self) -> bool {
+        self.has(AGREED_ECN)
+    }
+}
+
+/// One handover connection, seen from the inspecting node. Value of the map `HANDOVERS`, whose key is
+/// the local port (as a `u32`).
+///
+/// The daemon writes it, the filter only reads it: what the filter learns of the handover is kept in
+/// the flow's inspecting [`ConnEntry`], so neither overwrites the other.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handover {
+    /// The client's flow.
+    pub flow: FlowKey,
+    /// Where the connection goes: the target's back address, or the pseudo-address.
+    pub target: Addr,
+    /// [`flag::SELF`], [`flag::REQUEST_END`].
+    pub flags: u32,
+    /// The request's length in bytes, its FIN counted, once [`flag::REQUEST_END`] is set.
+    pub request_len: u32,
+}
+
+/// Key of the map `PEERS`: a handover connection, seen from the processing node.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PeerKey {
+    /// The inspecting node's back address.
+    pub peer: Addr,
+    /// The inspecting node's port.
+    pub port: u32,
+}
+
+/// Key of the maps `SERVICES`: an address and a port of this node's that the filter looks after.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub vip: Addr,
+    /// The public port, or the inspector's.
+    pub port: u32,
+}
+
+/// Kinds of a [`ServiceEntry`].
+pub mod service_kind {
+    /// The public port of a service that the ring alone decides.
+    pub const L4: u32 = 1;
+    /// The public port of a service whose requests are inspected.
+    pub const L7: u32 = 2;
+    /// The inspector's port of such a service.
+    pub const INSPECTOR: u32 = 3;
+}
+
+/// A service, under its public and under its inspector's port. Value of the map `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceEntry {
+    /// [`service_kind`].
+    pub kind: u32,
+    /// [`service_id`](crate::handover::service_id).
+    pub id: u16,
+    /// The inspector's port under the public one, the public port under the inspector's.
+    pub other_port: u16,
+}
+
+/// A service's address, under its id. Value of the map `SERVICE_IDS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceAddr {
+    /// The VIP.
+    pub vip: Addr,
+    /// The public port.
+    pub port: u32,
+}
+
+/// What the filter knows of its node. The one value of the map `NODE`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeSettings {
+    /// The node's back address.
+    pub address: Addr,
+    /// The pseudo-address of handovers to oneself.
+    pub self_address: Addr,
+    /// The key of handover and release tags.
+    pub tag_key: [u8; 16],
+    /// Unix time minus monotonic time, in seconds.
+    pub clock_offset: i64,
+    /// The front interface's index.
+    pub front: u32,
+    /// The back interface's index.
+    pub back: u32,
+    /// The TCP port of handover connections.
+    pub handover_port: u32,
+    /// This node's number in ring points.
+    pub node: u32,
+    /// The front interface's link address.
+    pub front_mac: [u8; 6],
+    /// Unused.
+    pub reserved: [u8; 2],
+}
+
+/// The published ring. The one value of the map `RING`; its points are in `RING_POINTS`.
+///
+/// There are two banks of points. A new ring is written to the bank that is not in use, then this value
+/// is replaced: a reader sees the old ring or the new one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingState {
+    /// How flows are hashed.
+    pub hash: crate::ring::RingHashSpec,
+    /// The ring's epoch: it grows with each published ring.
+    pub epoch: u64,
+    /// The number of points.
+    pub count: u32,
+    /// The first point's index in `RING_POINTS`: 0 or [`MAX_POINTS`](crate::ring::MAX_POINTS).
+    pub first: u32,
+}
+
+/// What the daemon asks the filter to look at: one record of a sweep (see [`sweep`]).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SweepRecord {
+    /// The connection, or, with [`sweep::HANDOVER`] as role, a handover connection: `remote` is the
+    /// target, `local` this node's end.
+    pub key: ConnKey,
+    /// Only an entry with this client ISN is meant.
+    pub client_isn: Seq,
+    /// In: [`sweep`] request bits. Out: [`sweep`] result.
+    pub value: u32,
+}
+
+/// Roles, requests and results of a [`SweepRecord`].
+pub mod sweep {
+    /// Role: a handover connection of this node's, under its local port.
+    pub const HANDOVER: u32 = 2;
+    /// Result: there is no such entry any more.
+    pub const GONE: u32 = 1;
+    /// Result: the entry's socket lives.
+    pub const ALIVE: u32 = 2;
+    /// Result: the entry's socket is in TIME_WAIT.
+    pub const TIME_WAIT: u32 = 3;
+    /// Result: there was no socket, the entry was deleted.
+    pub const DELETED: u32 = 4;
+    /// Result: there is no socket; the entry was kept.
+    pub const NO_SOCKET: u32 = 5;
+    /// Request: delete the entry when it has no socket.
+    pub const DELETE: u32 = 1;
+    /// Request: delete the entry whatever its socket does.
+    pub const DELETE_ALWAYS: u32 = 2;
+    /// How many records one run takes.
+    pub const RECORDS: usize = 64;
+}
+
+const _: () = {
+    assert!(size_of::<ConnKey>() == 40);
+    assert!(size_of::<ConnEntry>() == 104);
+    assert!(size_of::<Handover>() == 60);
+    assert!(size_of::<PeerKey>() == 20);
+    assert!(size_of::<ServiceKey>() == 20);
+    assert!(size_of::<ServiceEntry>() == 8);
+    assert!(size_of::<ServiceAddr>() == 20);
+    assert!(size_of::<NodeSettings>() == 80);
+    assert!(size_of::<RingState>() == 40);
+    assert!(size_of::<SweepRecord>() == 48);
+};

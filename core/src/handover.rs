@@ -1,0 +1,495 @@
+//! The DTS option: what the processing node must know of a connection before it can take it over
+//! (DTS §2.2, "a DTS-specific TCP option at the head of segment 4").
+//!
+//! It fills the forty bytes that a SYN has for options, in the same layout for both address families;
+//! multi-byte fields are in network byte order:
+//!
+//! ```text
+//!  0                   1                   2                   3
+//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//! +---------------+---------------+-----+-+-+-+-+-+-------+-------+
+//! |   kind 253    |   length 40   | ver |6|S|T|W|E| sc. c | sc. i |
+//! +---------------+---------------+-----+-+-+-+-+-+-------+-------+
+//! |     client address: 16 bytes, or 4 bytes and 12 zeros         |
+//! +-------------------------------+-------------------------------+
+//! |  client's max. segment size   |          service id           |
+//! +-------------------------------+-------------------------------+
+//! |             client's last timestamp value                     |
+//! +---------------------------------------------------------------+
+//! |    timestamp value that the client may see next from us       |
+//! +-------------------------------+-------------------------------+
+//! |  time made, s mod 65536       |                               |
+//! +-------------------------------+   tag, 48 bits                |
+//! |                                                               |
+//! +---------------------------------------------------------------+
+//! ```
+//!
+//! `6`: IPv6; `S`, `T`, `W`, `E`: selective acknowledgment, timestamps, window scaling and ECN agreed
+//! with the client; `sc. c`: the client's window scale; `sc. i`: the scale that the inspecting node
+//! announced. Three more numbers ride in fields of the same SYN that are otherwise unused: the
+//! client's ISN is the sequence number, the inspecting node's ISN is the acknowledgment field (without
+//! the ACK flag), and the client's port is the urgent pointer (without the URG flag). That is how the
+//! option fits for IPv6, too.
+//!
+//! The tag is a truncated SipHash-2-4 under a key derived from the cluster secret. It covers the
+//! option, the three numbers and both ends of the handover connection.
+
+use crate::addr::Addr;
+use crate::segment::kind;
+use crate::seq::Seq;
+use crate::siphash::siphash24_array;
+
+/// The option's length: all that a TCP header has room for.
+pub const OPTION_LEN: usize = 40;
+/// The version of the layout above.
+pub const VERSION: u8 = 1;
+/// How far the clocks of two nodes may be apart, and how long a handover SYN stays valid, in seconds.
+pub const FRESHNESS_SECONDS: u16 = 30;
+
+/// Selective acknowledgment was agreed with the client.
+pub const AGREED_SACK: u32 = 1 << 3;
+/// Timestamps were agreed with the client.
+pub const AGREED_TIMESTAMPS: u32 = 1 << 2;
+/// Window scaling was agreed with the client.
+pub const AGREED_SCALE: u32 = 1 << 1;
+/// Explicit congestion notification was agreed with the client.
+pub const AGREED_ECN: u32 = 1;
+/// All of the above.
+pub const AGREED: u32 = AGREED_SACK | AGREED_TIMESTAMPS | AGREED_SCALE | AGREED_ECN;
+
+const FAMILY_V6: u8 = 1 << 4;
+
+/// A handover SYN's meaning: the option, and the three numbers in the header's other fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandoverOption {
+    /// The client's address.
+    pub client: Addr,
+    /// The client's port (the SYN's urgent pointer).
+    pub client_port: u16,
+    /// The client's initial sequence number (the SYN's sequence number).
+    pub client_isn: Seq,
+    /// The inspecting node's initial sequence number (the SYN's acknowledgment field).
+    pub server_isn: Seq,
+    /// The service, as [`service_id`] names it.
+    pub service: u16,
+    /// `AGREED_*` bits.
+    pub agreed: u32,
+    /// The client's window scale, 0 to 14.
+    pub client_scale: u8,
+    /// The window scale that the client was told, 0 to 14.
+    pub announced_scale: u8,
+    /// The client's maximum segment size, in bytes; 0 when it sent none.
+    pub client_mss: u16,
+    /// The last timestamp value that came from the client.
+    pub client_tsval: u32,
+    /// A timestamp value later than all that the client has seen from the inspecting node.
+    pub server_tsval: u32,
+    /// When the SYN was made: seconds of Unix time, modulo 65536.
+    pub made: u16,
+}
+
+/// The ends of the handover connection, which the tag covers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandoverEnds {
+    /// The inspecting node's back address.
+    pub from: Addr,
+    /// The inspecting node's port of this handover.
+    pub from_port: u16,
+    /// The processing node's back address, or the pseudo-address of a handover to oneself.
+    pub to: Addr,
+}
+
+impl HandoverOption {
+    /// The option's bytes, with its tag.
+    #[inline(always)]
+    #[must_use]
+    pub fn emit(&self, key: &[u8; 16], ends: &HandoverEnds) -> [u8; OPTION_LEN] {
+        let mut b = [0u8; OPTION_LEN];
+        b[0] = kind::DTS;
+        b[1] = OPTION_LEN as u8;
+        b[2] = VERSION << 5 | (self.agreed & AGREED) as u8;
+        b[3] = self.client_scale << 4 | self.announced_scale & 0x0f;
+        match self.client.v4_octets() {
+            Some(v4) => [b[4], b[5], b[6], b[7]] = v4,
+            None => {
+                b[2] |= FAMILY_V6;
+                let v6 = self.client.as_bytes16();
+                let mut i = 0;
+                while i < 16 {
+                    b[4 + i] = v6[i];
+                    i += 1;
+                }
+            }
+        }
+        [b[20], b[21]] = self.client_mss.to_be_bytes();
+        [b[22], b[23]] = self.service.to_be_bytes();
+        [b[24], b[25], b[26], b[27]] = self.client_tsval.to_be_bytes();
+        [b[28], b[29], b[30], b[31]] = self.server_tsval.to_be_bytes();
+        [b[32], b[33]] = self.made.to_be_bytes();
+        let tag = tag(key, &b, self, ends);
+        [b[34], b[35], b[36], b[37], b[38], b[39]] = tag;
+        b
+    }
+
+    /// Reads an option; `None` when kind, length, version or a reserved bit is not as above.
+    ///
+    /// The three numbers come from the header's sequence number, acknowledgment field and urgent
+    /// pointer. The tag is not checked here: see [`tag_is_right`].
+    #[inline(always)]
+    #[must_use]
+    pub fn parse(b: &[u8; OPTION_LEN], seq: Seq, ack: Seq, urgent: u16) -> Option<Self> {
+        if b[0] != kind::DTS || b[1] != OPTION_LEN as u8 || b[2] >> 5 != VERSION {
+            return None;
+        }
+        let client = if b[2] & FAMILY_V6 != 0 {
+            let mut v6 = [0u8; 16];
+            let mut i = 0;
+            while i < 16 {
+                v6[i] = b[4 + i];
+                i += 1;
+            }
+            Addr::v6(v6)
+        } else {
+            let mut reserved = 0;
+            let mut i = 8;
+            while i < 20 {
+                reserved |= b[i];
+                i += 1;
+            }
+            if reserved != 0 {
+                return None;
+            }
+            Addr::v4([b[4], b[5], b[6], b[7]])
+        };
+        let (client_scale, announced_scale) = (b[3] >> 4, b[3] & 0x0f);
+        if client_scale > 14 || announced_scale > 14 {
+            return None;
+        }
+        Some(Self {
+            client,
+            client_port: urgent,
+            client_isn: seq,
+            server_isn: ack,
+            service: u16::from_be_bytes([b[22], b[23]]),
+            agreed: b[2] as u32 & AGREED,
+            client_scale,
+            announced_scale,
+            client_mss: u16::from_be_bytes([b[20], b[21]]),
+            client_tsval: u32::from_be_bytes([b[24], b[25], b[26], b[27]]),
+            server_tsval: u32::from_be_bytes([b[28], b[29], b[30], b[31]]),
+            made: u16::from_be_bytes([b[32], b[33]]),
+        })
+    }
+
+    /// Whether the SYN was made within [`FRESHNESS_SECONDS`] of `now` (Unix seconds), either way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fresh(&self, now: u16) -> bool {
+        now.wrapping_sub(self.made).wrapping_add(FRESHNESS_SECONDS) <= 2 * FRESHNESS_SECONDS
+    }
+
+    /// Whether the tag in the option's bytes is the one that a member would have made.
+    #[inline(always)]
+    #[must_use]
+    pub fn tag_is_right(&self, b: &[u8; OPTION_LEN], key: &[u8; 16], ends: &HandoverEnds) -> bool {
+        let tag = tag(key, b, self, ends);
+        // No early exit: the time taken says nothing about how much of a forged tag was right.
+        let mut different = 0;
+        let mut i = 0;
+        while i < 6 {
+            different |= tag[i] ^ b[34 + i];
+            i += 1;
+        }
+        different == 0
+    }
+
+    /// The options that the processing node's kernel is shown in place of the DTS option: those that
+    /// were agreed with the client, padded to the same length.
+    #[inline(always)]
+    #[must_use]
+    pub fn agreed_options(&self) -> [u8; OPTION_LEN] {
+        let mut b = [kind::NOP; OPTION_LEN];
+        if self.client_mss != 0 {
+            let mss = self.client_mss.to_be_bytes();
+            [b[0], b[1], b[2], b[3]] = [kind::MSS, 4, mss[0], mss[1]];
+        }
+        if self.agreed & AGREED_SACK != 0 {
+            [b[4], b[5]] = [kind::SACK_PERMITTED, 2];
+        }
+        if self.agreed & AGREED_TIMESTAMPS != 0 {
+            let v = self.client_tsval.to_be_bytes();
+            [b[6], b[7]] = [kind::TIMESTAMPS, 10];
+            [b[8], b[9], b[10], b[11]] = v;
+            [b[12], b[13], b[14], b[15]] = [0; 4];
+        }
+        if self.agreed & AGREED_SCALE != 0 {
+            [b[17], b[18], b[19]] = [kind::WINDOW_SCALE, 3, self.client_scale];
+        }
+        b
+    }
+}
+
+/// The tag: 48 bits of SipHash-2-4 over the option without its tag, the numbers in the header's other
+/// fields, and the ends.
+#[inline(always)]
+fn tag(key: &[u8; 16], b: &[u8; OPTION_LEN], o: &HandoverOption, ends: &HandoverEnds) -> [u8; 6] {
+    let mut m = [0u8; 80];
+    let mut i = 0;
+    while i < 16 {
+        m[i] = ends.from.as_bytes16()[i];
+        m[16 + i] = ends.to.as_bytes16()[i];
+        i += 1;
+    }
+    [m[32], m[33]] = ends.from_port.to_be_bytes();
+    [m[34], m[35]] = o.client_port.to_be_bytes();
+    [m[36], m[37], m[38], m[39]] = o.client_isn.0.to_be_bytes();
+    [m[40], m[41], m[42], m[43]] = o.server_isn.0.to_be_bytes();
+    let mut i = 0;
+    while i < 34 {
+        m[44 + i] = b[i];
+        i += 1;
+    }
+    let t = siphash24_array(key, &m).to_be_bytes();
+    [t[0], t[1], t[2], t[3], t[4], t[5]]
+}
+
+/// A service's name on the wire: a fingerprint of VIP and port, the same on every node, never 0.
+///
+/// SipHash-2-4 under a fixed public key, of the address's sixteen bytes and the port, folded to 16
+/// bits. Two services of one cluster must not share it: the configuration is refused if they do.
+#[must_use]
+pub fn service_id(vip: &Addr, port: u16) -> u16 {
+    let mut m = [0u8; 18];
+    m[..16].copy_from_slice(vip.as_bytes16());
+    m[16..].copy_from_slice(&port.to_be_bytes());
+    let h = siphash24_array(b"DTS service name", &m);
+    let folded = (h ^ h >> 16 ^ h >> 32 ^ h >> 48) as u16;
+    if folded == 0 { 1 } else { folded }
+}
+
+/// A release: the client's own SYN, sent on to the node that inspected the flow's last connection,
+/// with this IPv4 option to say that the connection is over.
+///
+/// ```text
+/// | kind 158 | length 16 | version 1 | 0 | time made (2) | old client ISN (4) | tag (6) |
+/// ```
+pub mod release {
+    use super::{FRESHNESS_SECONDS, siphash24_array};
+    use crate::addr::FlowKey;
+    use crate::seq::Seq;
+
+    /// The IPv4 option's type: experiment 30, copied on fragmentation (RFC 4727).
+    pub const IP_OPTION: u8 = 158;
+    /// The option's length in bytes.
+    pub const LEN: usize = 16;
+
+    /// The option's bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn emit(key: &[u8; 16], flow: &FlowKey, new: Seq, old: Seq, made: u16) -> [u8; LEN] {
+        let mut b = [0u8; LEN];
+        [b[0], b[1], b[2], b[3]] = [IP_OPTION, LEN as u8, super::VERSION, 0];
+        [b[4], b[5]] = made.to_be_bytes();
+        [b[6], b[7], b[8], b[9]] = old.0.to_be_bytes();
+        [b[10], b[11], b[12], b[13], b[14], b[15]] = tag(key, flow, new, &b);
+        b
+    }
+
+    /// The old connection's client ISN, when the option is well-formed, fresh and rightly tagged.
+    #[inline(always)]
+    #[must_use]
+    pub fn verify(
+        b: &[u8; LEN],
+        key: &[u8; 16],
+        flow: &FlowKey,
+        new: Seq,
+        now: u16,
+    ) -> Option<Seq> {
+        if b[0] != IP_OPTION || b[1] != LEN as u8 || b[2] != super::VERSION || b[3] != 0 {
+            return None;
+        }
+        let made = u16::from_be_bytes([b[4], b[5]]);
+        if now.wrapping_sub(made).wrapping_add(FRESHNESS_SECONDS) > 2 * FRESHNESS_SECONDS {
+            return None;
+        }
+        let right = tag(key, flow, new, b);
+        let mut different = 0;
+        let mut i = 0;
+        while i < 6 {
+            different |= right[i] ^ b[10 + i];
+            i += 1;
+        }
+        (different == 0).then_some(Seq(u32::from_be_bytes([b[6], b[7], b[8], b[9]])))
+    }
+
+    #[inline(always)]
+    fn tag(key: &[u8; 16], flow: &FlowKey, new: Seq, b: &[u8; LEN]) -> [u8; 6] {
+        let mut m = [0u8; 56];
+        let mut i = 0;
+        while i < 16 {
+            m[i] = flow.remote.as_bytes16()[i];
+            m[16 + i] = flow.local.as_bytes16()[i];
+            i += 1;
+        }
+        [m[32], m[33]] = flow.remote_port.to_be_bytes();
+        [m[34], m[35]] = flow.local_port.to_be_bytes();
+        [m[36], m[37], m[38], m[39]] = new.0.to_be_bytes();
+        let mut i = 0;
+        while i < 10 {
+            m[40 + i] = b[i];
+            i += 1;
+        }
+        // Says "release", so that no tag of another kind of frame can be used for it.
+        m[55] = 0x52;
+        let t = siphash24_array(key, &m).to_be_bytes();
+        [t[0], t[1], t[2], t[3], t[4], t[5]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::FlowKey;
+    use crate::segment::{SCALE_PRESENT, scan};
+    use proptest::prelude::*;
+
+    const KEY: [u8; 16] = *b"0123456789abcdef";
+
+    fn any_option() -> impl Strategy<Value = HandoverOption> {
+        (
+            prop_oneof![
+                any::<[u8; 4]>().prop_map(Addr::v4),
+                any::<[u8; 15]>().prop_map(|b| {
+                    let mut v6 = [0x20; 16];
+                    v6[1..].copy_from_slice(&b);
+                    Addr::v6(v6)
+                })
+            ],
+            any::<(u16, u32, u32, u16, u16, u32, u32, u16)>(),
+            0u32..16,
+            0u8..=14,
+            0u8..=14,
+        )
+            .prop_map(
+                |(client, (port, x, y, service, mss, ctv, stv, made), agreed, cs, as_)| {
+                    HandoverOption {
+                        client,
+                        client_port: port,
+                        client_isn: Seq(x),
+                        server_isn: Seq(y),
+                        service,
+                        agreed,
+                        client_scale: cs,
+                        announced_scale: as_,
+                        client_mss: mss,
+                        client_tsval: ctv,
+                        server_tsval: stv,
+                        made,
+                    }
+                },
+            )
+    }
+
+    fn ends() -> HandoverEnds {
+        HandoverEnds {
+            from: Addr::v4([198, 18, 1, 11]),
+            from_port: 40000,
+            to: Addr::v4([198, 18, 1, 12]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_option_survives_emit_and_parse(o in any_option()) {
+            let b = o.emit(&KEY, &ends());
+            let back = HandoverOption::parse(&b, o.client_isn, o.server_isn, o.client_port);
+            prop_assert_eq!(back, Some(o));
+            prop_assert!(o.tag_is_right(&b, &KEY, &ends()));
+        }
+
+        #[test]
+        fn any_changed_bit_is_noticed(o in any_option(), bit in 0usize..320) {
+            let mut b = o.emit(&KEY, &ends());
+            b[bit / 8] ^= 1 << (bit % 8);
+            let accepted = HandoverOption::parse(&b, o.client_isn, o.server_isn, o.client_port)
+                .is_some_and(|o| o.tag_is_right(&b, &KEY, &ends()));
+            prop_assert!(!accepted);
+        }
+
+        #[test]
+        fn the_header_fields_and_the_ends_are_covered(o in any_option(), n in 1u32..) {
+            let b = o.emit(&KEY, &ends());
+            let other = HandoverOption { client_isn: o.client_isn.plus(n), ..o };
+            prop_assert!(!other.tag_is_right(&b, &KEY, &ends()));
+            let other = HandoverOption { server_isn: o.server_isn.plus(n), ..o };
+            prop_assert!(!other.tag_is_right(&b, &KEY, &ends()));
+            let elsewhere = HandoverEnds { from_port: 40001, ..ends() };
+            prop_assert!(!o.tag_is_right(&b, &KEY, &elsewhere));
+        }
+
+        #[test]
+        fn any_bytes_parse_or_are_refused(b: [u8; 40]) {
+            let _ = HandoverOption::parse(&b, Seq(0), Seq(0), 0);
+        }
+
+        #[test]
+        fn the_agreed_options_say_what_was_agreed(o in any_option()) {
+            let mut bytes = [0; 64];
+            bytes[..40].copy_from_slice(&o.agreed_options());
+            let s = scan(bytes, 40);
+            prop_assert_eq!(s.mss, u32::from(o.client_mss));
+            prop_assert_eq!(s.sack_permitted == 1, o.agreed & AGREED_SACK != 0);
+            prop_assert_eq!(s.timestamp_pair().map(|t| t.0), (o.agreed & AGREED_TIMESTAMPS != 0).then_some(o.client_tsval));
+            let scale = if o.agreed & AGREED_SCALE != 0 { SCALE_PRESENT | u32::from(o.client_scale) } else { 0 };
+            prop_assert_eq!(s.scale, scale);
+        }
+    }
+
+    #[test]
+    fn freshness_wraps() {
+        let o = HandoverOption {
+            client: Addr::v4([198, 18, 0, 1]),
+            client_port: 1,
+            client_isn: Seq(0),
+            server_isn: Seq(0),
+            service: 1,
+            agreed: 0,
+            client_scale: 0,
+            announced_scale: 0,
+            client_mss: 0,
+            client_tsval: 0,
+            server_tsval: 0,
+            made: 65530,
+        };
+        assert!(o.is_fresh(65530) && o.is_fresh(5) && o.is_fresh(65500) && o.is_fresh(24));
+        assert!(!o.is_fresh(25) && !o.is_fresh(65499) && !o.is_fresh(30000));
+    }
+
+    #[test]
+    fn a_release_names_its_flow_and_both_connections() {
+        let flow = FlowKey {
+            remote: Addr::v4([198, 18, 0, 1]),
+            local: Addr::v4([198, 18, 0, 100]),
+            remote_port: 5555,
+            local_port: 80,
+        };
+        let b = release::emit(&KEY, &flow, Seq(7), Seq(3), 100);
+        assert_eq!(release::verify(&b, &KEY, &flow, Seq(7), 110), Some(Seq(3)));
+        assert_eq!(release::verify(&b, &KEY, &flow, Seq(8), 110), None);
+        assert_eq!(release::verify(&b, &KEY, &flow, Seq(7), 200), None);
+        let other = FlowKey {
+            remote_port: 5556,
+            ..flow
+        };
+        assert_eq!(release::verify(&b, &KEY, &other, Seq(7), 110), None);
+        for bit in 0..128 {
+            let mut forged = b;
+            forged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                release::verify(&forged, &KEY, &flow, Seq(7), 110),
+                None,
+                "bit {bit}"
+            );
+        }
+    }
+}

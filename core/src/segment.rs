@@ -1,0 +1,347 @@
+//! One TCP segment as the filter sees it, and its options.
+//!
+//! ```text
+//!  0                   1                   2                   3
+//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//! +-------------------------------+-------------------------------+
+//! |          source port          |       destination port        |
+//! +-------------------------------+-------------------------------+
+//! |                        sequence number                        |
+//! +---------------------------------------------------------------+
+//! |                    acknowledgment number                      |
+//! +-------+-----+-+-+-+-+-+-+-+-+-+-------------------------------+
+//! | offset| res |A|C|E|U|A|P|R|S|F|            window             |
+//! +-------+-----+-+-+-+-+-+-+-+-+-+-------------------------------+
+//! |           checksum            |        urgent pointer         |
+//! +-------------------------------+-------------------------------+
+//! ```
+//!
+//! (RFC 9293 §3.1.) All fields of [`TcpHeader`] are in host byte order.
+
+use crate::seq::Seq;
+
+/// The length of a TCP header without options, in bytes.
+pub const TCP_HEADER: usize = 20;
+/// The most bytes of options that a TCP header can have.
+pub const MAX_OPTIONS: usize = 40;
+
+/// FIN: no more data from the sender.
+pub const FIN: u8 = 0x01;
+/// SYN: synchronize sequence numbers.
+pub const SYN: u8 = 0x02;
+/// RST: reset the connection.
+pub const RST: u8 = 0x04;
+/// ACK: the acknowledgment field is significant.
+pub const ACK: u8 = 0x10;
+/// ECE: ECN echo (RFC 3168).
+pub const ECE: u8 = 0x40;
+/// CWR: congestion window reduced (RFC 3168).
+pub const CWR: u8 = 0x80;
+
+/// The reserved bit by which the inspecting node marks a handover segment whose acknowledgment field
+/// carries the end of the request: bit 1 of the header's thirteenth byte.
+pub const REQUEST_END_BIT: u8 = 0x02;
+
+/// The fixed part of a TCP header, with the length of what follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpHeader {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+    /// Sequence number.
+    pub seq: Seq,
+    /// Acknowledgment number; meaningful with [`ACK`] only, and in a handover SYN.
+    pub ack: Seq,
+    /// The header's length in bytes, 20 to 60.
+    pub header_len: u8,
+    /// The four bits after the data offset.
+    pub reserved: u8,
+    /// [`FIN`], [`SYN`], [`RST`], [`ACK`] and the others.
+    pub flags: u8,
+    /// The window field as it is on the wire: not scaled.
+    pub window: u16,
+    /// The urgent pointer.
+    pub urgent: u16,
+    /// Bytes of data after the header.
+    pub payload: u32,
+}
+
+impl TcpHeader {
+    /// Reads the twenty bytes of a header; `None` when the data offset is below five words.
+    ///
+    /// `payload` is left 0: the length is in the IP header.
+    #[inline(always)]
+    #[must_use]
+    pub fn parse(b: &[u8; TCP_HEADER]) -> Option<Self> {
+        let header_len = (b[12] >> 4) * 4;
+        if header_len < TCP_HEADER as u8 {
+            return None;
+        }
+        Some(Self {
+            source: u16::from_be_bytes([b[0], b[1]]),
+            destination: u16::from_be_bytes([b[2], b[3]]),
+            seq: Seq(u32::from_be_bytes([b[4], b[5], b[6], b[7]])),
+            ack: Seq(u32::from_be_bytes([b[8], b[9], b[10], b[11]])),
+            header_len,
+            reserved: b[12] & 0x0f,
+            flags: b[13],
+            window: u16::from_be_bytes([b[14], b[15]]),
+            urgent: u16::from_be_bytes([b[18], b[19]]),
+            payload: 0,
+        })
+    }
+
+    /// Writes the header back; the checksum in bytes 16 and 17 is left as it is.
+    #[inline(always)]
+    pub fn emit(&self, b: &mut [u8; TCP_HEADER]) {
+        let [s, d] = [self.source.to_be_bytes(), self.destination.to_be_bytes()];
+        [b[0], b[1], b[2], b[3]] = [s[0], s[1], d[0], d[1]];
+        [b[4], b[5], b[6], b[7]] = self.seq.0.to_be_bytes();
+        [b[8], b[9], b[10], b[11]] = self.ack.0.to_be_bytes();
+        b[12] = (self.header_len / 4) << 4 | self.reserved & 0x0f;
+        b[13] = self.flags;
+        [b[14], b[15]] = self.window.to_be_bytes();
+        [b[18], b[19]] = self.urgent.to_be_bytes();
+    }
+
+    /// Whether every flag of `flags` is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// A SYN that opens a connection (not a SYN-ACK).
+    #[inline(always)]
+    #[must_use]
+    pub const fn opens(&self) -> bool {
+        self.flags & (SYN | ACK | RST) == SYN
+    }
+
+    /// The sequence number after this segment: data, SYN and FIN counted (RFC 9293 §3.4).
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> Seq {
+        let syn = (self.flags & SYN != 0) as u32;
+        let fin = (self.flags & FIN != 0) as u32;
+        self.seq.plus(self.payload).plus(syn + fin)
+    }
+}
+
+/// The bytes of a header's options, padded with zeros (end of options).
+///
+/// Longer than any header's options, and a power of two, so that a masked index is always inside.
+pub type OptionBytes = [u8; 64];
+
+/// Option kinds (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 4727).
+pub mod kind {
+    /// End of the option list.
+    pub const END: u8 = 0;
+    /// One byte of padding.
+    pub const NOP: u8 = 1;
+    /// Maximum segment size, 4 bytes.
+    pub const MSS: u8 = 2;
+    /// Window scale, 3 bytes.
+    pub const WINDOW_SCALE: u8 = 3;
+    /// Selective acknowledgment permitted, 2 bytes.
+    pub const SACK_PERMITTED: u8 = 4;
+    /// Selective acknowledgment blocks, 2 + 8 n bytes.
+    pub const SACK: u8 = 5;
+    /// Timestamps, 10 bytes.
+    pub const TIMESTAMPS: u8 = 8;
+    /// Experiment 1: the DTS option.
+    pub const DTS: u8 = 253;
+}
+
+/// Where the options that DTS cares about stand in a header, found one option at a time.
+///
+/// One [`step`](Self::step) reads one option, so that the kernel's bounded loops can call it as well as
+/// [`scan`]. Positions are offsets of an option's data into the options; 0 means absent (data never
+/// stands at 0).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OptionScan {
+    /// The options.
+    pub bytes: OptionBytes,
+    /// How many bytes of options the header has, at most [`MAX_OPTIONS`].
+    pub len: u32,
+    /// The offset of the next option.
+    pub next: u32,
+    /// The offset of the timestamps' eight bytes.
+    pub timestamps: u32,
+    /// The offset of the first SACK block.
+    pub sack: u32,
+    /// How many 4-byte edges the SACK option has, 0 to 8.
+    pub sack_edges: u32,
+    /// The maximum segment size, 0 when absent.
+    pub mss: u32,
+    /// The window scale plus [`SCALE_PRESENT`], 0 when absent.
+    pub scale: u32,
+    /// 1 when SACK is permitted.
+    pub sack_permitted: u32,
+}
+
+/// Set in [`OptionScan::scale`] when the option is there: a shift of 0 is a valid value.
+pub const SCALE_PRESENT: u32 = 0x80;
+
+impl OptionScan {
+    /// A scan over the first `len` of `bytes`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(bytes: OptionBytes, len: u32) -> Self {
+        Self {
+            bytes,
+            len,
+            next: 0,
+            timestamps: 0,
+            sack: 0,
+            sack_edges: 0,
+            mss: 0,
+            scale: 0,
+            sack_permitted: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, i: u32) -> u8 {
+        self.bytes[(i & 63) as usize]
+    }
+
+    /// Reads the next option. `false` at the end of the list or at the first malformed option.
+    #[inline(always)]
+    pub fn step(&mut self) -> bool {
+        let i = self.next;
+        if i >= self.len || i >= MAX_OPTIONS as u32 {
+            return false;
+        }
+        match self.at(i) {
+            kind::END => return false,
+            kind::NOP => {
+                self.next = i + 1;
+                return true;
+            }
+            _ => {}
+        }
+        let len = self.at(i + 1) as u32;
+        if len < 2 || i + len > self.len {
+            return false;
+        }
+        match (self.at(i), len) {
+            (kind::TIMESTAMPS, 10) => self.timestamps = i + 2,
+            (kind::SACK, 10 | 18 | 26 | 34) => {
+                self.sack = i + 2;
+                self.sack_edges = (len - 2) / 4;
+            }
+            (kind::MSS, 4) => self.mss = (self.at(i + 2) as u32) << 8 | self.at(i + 3) as u32,
+            (kind::WINDOW_SCALE, 3) => {
+                let shift = self.at(i + 2) as u32;
+                // RFC 7323 §2.3: a larger shift is taken as 14.
+                self.scale = SCALE_PRESENT | if shift > 14 { 14 } else { shift };
+            }
+            (kind::SACK_PERMITTED, 2) => self.sack_permitted = 1,
+            _ => {}
+        }
+        self.next = i + len;
+        true
+    }
+
+    /// The timestamps `(value, echo reply)`, when there are any.
+    #[inline(always)]
+    #[must_use]
+    pub fn timestamp_pair(&self) -> Option<(u32, u32)> {
+        if self.timestamps == 0 {
+            return None;
+        }
+        Some((
+            read32(&self.bytes, self.timestamps),
+            read32(&self.bytes, self.timestamps + 4),
+        ))
+    }
+}
+
+/// Reads all options of a header.
+#[must_use]
+pub fn scan(bytes: OptionBytes, len: u32) -> OptionScan {
+    let mut scan = OptionScan::new(bytes, len);
+    while scan.step() {}
+    scan
+}
+
+/// The 32-bit number at offset `i`, network byte order. The index is masked: it cannot panic.
+#[inline(always)]
+#[must_use]
+pub fn read32(b: &OptionBytes, i: u32) -> u32 {
+    let at = |k: u32| b[((i + k) & 63) as usize];
+    u32::from_be_bytes([at(0), at(1), at(2), at(3)])
+}
+
+/// Writes a 32-bit number at offset `i`, network byte order. The index is masked: it cannot panic.
+#[inline(always)]
+pub fn write32(b: &mut OptionBytes, i: u32, value: u32) {
+    let v = value.to_be_bytes();
+    b[(i & 63) as usize] = v[0];
+    b[((i + 1) & 63) as usize] = v[1];
+    b[((i + 2) & 63) as usize] = v[2];
+    b[((i + 3) & 63) as usize] = v[3];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn options(b: &[u8]) -> OptionScan {
+        let mut bytes = [0; 64];
+        bytes[..b.len()].copy_from_slice(b);
+        scan(bytes, b.len() as u32)
+    }
+
+    #[test]
+    fn a_linux_syn() {
+        let o = options(&[
+            2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 1, 3, 3, 7,
+        ]);
+        assert_eq!(
+            (o.mss, o.sack_permitted, o.scale),
+            (1460, 1, SCALE_PRESENT | 7)
+        );
+        assert_eq!(o.timestamp_pair(), Some((9, 0)));
+    }
+
+    #[test]
+    fn sack_blocks_and_timestamps_at_odd_offsets() {
+        let o = options(&[
+            1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 5, 10, 0, 0, 0, 3, 0, 0, 0, 4,
+        ]);
+        assert_eq!(o.timestamp_pair(), Some((1, 2)));
+        assert_eq!((o.sack, o.sack_edges), (13, 2));
+    }
+
+    #[test]
+    fn an_option_beyond_the_end_stops_the_scan() {
+        let o = options(&[8, 10, 0, 0]);
+        assert_eq!(o.timestamp_pair(), None);
+        let o = options(&[2, 0, 8, 10]);
+        assert_eq!((o.mss, o.timestamps), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_end_the_scan_inside_the_options(b in prop::collection::vec(any::<u8>(), 0..=40)) {
+            let o = options(&b);
+            prop_assert!(o.next <= b.len() as u32);
+            if o.timestamps != 0 { prop_assert!(o.timestamps as usize + 8 <= b.len()); }
+            if o.sack != 0 { prop_assert!((o.sack + 4 * o.sack_edges) as usize <= b.len()); }
+        }
+
+        #[test]
+        fn a_header_survives_parse_and_emit(b: [u8; 20]) {
+            if let Some(header) = TcpHeader::parse(&b) {
+                let mut out = b;
+                header.emit(&mut out);
+                prop_assert_eq!(b, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! The network between the nodes: handover connections, and SYNs that another node releases.
+
+use dts_core::{
+    addr::{Addr, FlowKey},
+    decide::back::{self, Incoming, IncomingSyn, Outgoing},
+    entry::{ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, flag, role},
+    handover::{AGREED, AGREED_ECN, HandoverEnds, HandoverOption, OPTION_LEN, release},
+    segment::{ACK, CWR, ECE, FIN, RST, SYN, TcpHeader},
+    seq::Seq,
+    verdict::{Action, DropReason},
+};
+
+use crate::{
+    FROM_BACK, Outcome, Step,
+    facts::{now_ms, settings, unix_seconds},
+    frame::{
+        Bare, ETHERTYPE_IPV4, IPV4, Ip, Skb, TCP, Tcp, ethertype, macs, make_bare, options,
+        remove_ip_option, replace_options, rewrite, set_addresses,
+    },
+    front::entry,
+    maps::{CONNECTIONS, HANDOVERS, MEMBERS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom, VIPS},
+};
+
+/// How much later than the inspecting node's clock the processing node's timestamps begin, in the
+/// clock's ticks: the clocks don't tick at the same instants.
+const TIMESTAMP_MARGIN: u32 = 2;
+
+/// Everything that arrives at the back.
+pub fn ingress(skb: Skb) -> Step {
+    let Some(settings) = settings() else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if ethertype(skb) != Some(ETHERTYPE_IPV4) {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let Some(ip) = Ip::parse(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if ip.protocol != TCP {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let to = Addr::v4(ip.dst);
+    if to != settings.address && to != settings.self_address {
+        if ip.header_len >= IPV4 + release::LEN as u32 && VIPS.get_ptr(&to).is_some() {
+            return release_ingress(skb, &ip, settings);
+        }
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let Some(ports) = skb.load::<4>(ip.l4()) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    let port = settings.handover_port as u16;
+    let to_port = u16::from_be_bytes([ports[2], ports[3]]) == port;
+    let from_port = u16::from_be_bytes([ports[0], ports[1]]) == port;
+    if !to_port && !from_port {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    if ip.fragment {
+        return Err(DropReason::Fragment);
+    }
+    if to_port {
+        handover_ingress(skb, &ip, settings)
+    } else {
+        reply_ingress(skb, &ip)
+    }
+}
+
+/// An answer to a handover connection of this node's.
+#[inline(never)]
+fn reply_ingress(skb: Skb, ip: &Ip) -> Step {
+    let mut tcp = Tcp::parse(skb, ip)?;
+    let port = tcp.header.destination;
+    // Without an entry the connection was given up: the kernel answers with a reset, which takes
+    // the processing node's half of it away.
+    let Some(h) = handover(port) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if h.target != Addr::v4(ip.src) {
+        return Err(DropReason::UnknownHandover);
+    }
+    let Some(e) = entry(&h.flow, role::INSPECTING) else {
+        return Err(DropReason::UnknownHandover);
+    };
+    let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let Some(shift) = back::reply(&mut tcp.header, port, h, e, now_ms()) else {
+        return Err(DropReason::UnknownHandover);
+    };
+    shift.apply(&mut scratch.scan);
+    rewrite(skb, ip.l4(), &tcp, Some(scratch))?;
+    Ok(Outcome::pass(Action::HandoverReply))
+}
+
+#[inline(always)]
+fn handover(port: u16) -> Option<&'static Handover> {
+    let h = HANDOVERS.get_ptr(&u32::from(port))?;
+    // SAFETY: a map value stays valid for the program's run; only the daemon writes, whole values.
+    Some(unsafe { &*h })
+}
+
+/// A segment of a handover connection to this node.
+#[inline(never)]
+fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
+    if MEMBERS.get_ptr(&Addr::v4(ip.src)).is_none() {
+        return Err(DropReason::NotMember);
+    }
+    let mut tcp = Tcp::parse(skb, ip)?;
+    if tcp.header.flags & (SYN | ACK | RST) == SYN {
+        return syn_ingress(skb, ip, &mut tcp, settings);
+    }
+    let key = PeerKey {
+        peer: Addr::v4(ip.src),
+        port: tcp.header.source.into(),
+    };
+    let found = match PEERS.get_ptr(&key) {
+        // SAFETY: a map value stays valid for the program's run.
+        Some(flow) => {
+            let flow = unsafe { *flow };
+            entry(&flow, role::PROCESSING).map(|e| (flow, e))
+        }
+        None => None,
+    };
+    let Some((flow, e)) = found else {
+        return answer(skb, ip, &tcp, back::unknown(&tcp.header), None, settings);
+    };
+    if e.peer != key.peer || e.peer_port != tcp.header.source {
+        return Err(DropReason::UnknownHandover);
+    }
+    match back::incoming(&mut tcp.header, e, now_ms()) {
+        Incoming::ToServer(_) => {
+            tcp.header.source = flow.remote_port;
+            tcp.header.destination = flow.local_port;
+            rewrite(skb, ip.l4(), &tcp, None)?;
+            to_front(skb, ip, &flow, settings, Action::HandoverIn)
+        }
+        Incoming::ResetServer => {
+            let (Some(src), Some(dst)) = (flow.remote.v4_octets(), flow.local.v4_octets()) else {
+                return Err(DropReason::UnknownHandover);
+            };
+            let header = TcpHeader {
+                source: flow.remote_port,
+                destination: flow.local_port,
+                ack: tcp.header.ack.minus(e.seq_delta),
+                flags: RST | ACK,
+                ..tcp.header
+            };
+            make_bare(skb, ip, &Bare { src, dst, header })?;
+            skb.set_mark(FROM_BACK);
+            Ok(Outcome::redirect(
+                Action::HandoverIn,
+                skb.arrive(settings.front),
+            ))
+        }
+        other => answer(skb, ip, &tcp, other, Some(e), settings),
+    }
+}
+
+/// Lets a rewritten segment arrive at the front, where a client's would: routes are checked there.
+#[inline(always)]
+fn to_front(skb: Skb, ip: &Ip, flow: &FlowKey, settings: &NodeSettings, action: Action) -> Step {
+    let (Some(src), Some(dst)) = (flow.remote.v4_octets(), flow.local.v4_octets()) else {
+        return Err(DropReason::UnknownHandover);
+    };
+    set_addresses(skb, ip, src, dst)?;
+    skb.set_mark(FROM_BACK);
+    Ok(Outcome::redirect(action, skb.arrive(settings.front)))
+}
+
+/// Answers the inspecting node's leftovers: its FIN, or data whose acknowledgment was lost.
+#[inline(always)]
+fn answer(
+    skb: Skb,
+    ip: &Ip,
+    tcp: &Tcp,
+    how: Incoming,
+    e: Option<&ConnEntry>,
+    settings: &NodeSettings,
+) -> Step {
+    let t = &tcp.header;
+    let (seq, ack, flags) = match (how, e) {
+        (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
+        // It may not have seen our FIN yet: then this is one, too.
+        (Incoming::AnswerAck, Some(e)) if t.ack == e.server_isn.plus(1) => {
+            (t.ack, t.end(), FIN | ACK)
+        }
+        (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),
+        (Incoming::Drop(reason), _) => return Err(reason),
+        _ => return Err(DropReason::AfterHandover),
+    };
+    let Some((destination, source)) = macs(skb) else {
+        return Err(DropReason::Malformed);
+    };
+    let header = TcpHeader {
+        source: t.destination,
+        destination: t.source,
+        seq,
+        ack,
+        flags,
+        window: u16::MAX,
+        ..TcpHeader::default()
+    };
+    make_bare(
+        skb,
+        ip,
+        &Bare {
+            src: ip.dst,
+            dst: ip.src,
+            header,
+        },
+    )?;
+    skb.set_macs(&source, &destination)?;
+    let to_self = Addr::v4(ip.dst) == settings.self_address;
+    let code = if to_self {
+        skb.arrive(settings.back)
+    } else {
+        skb.send(settings.back)
+    };
+    Ok(Outcome::redirect(Action::Answered, code))
+}
+
+/// A handover SYN: the only frame that creates state, and so the one that is authenticated.
+#[inline(never)]
+fn syn_ingress(skb: Skb, ip: &Ip, tcp: &mut Tcp, settings: &NodeSettings) -> Step {
+    let room = syn_room()?;
+    let Some(bytes) = skb.load::<OPTION_LEN>(ip.l4() + 20) else {
+        return Err(DropReason::BadOption);
+    };
+    room.bytes = bytes;
+    let t = &tcp.header;
+    if t.header_len != 60 || t.payload != 0 {
+        return Err(DropReason::BadOption);
+    }
+    let Some(option) = HandoverOption::parse(&room.bytes, t.seq, t.ack, t.urgent) else {
+        return Err(DropReason::BadOption);
+    };
+    room.option = option;
+    room.ends = HandoverEnds {
+        from: Addr::v4(ip.src),
+        from_port: t.source,
+        to: Addr::v4(ip.dst),
+    };
+    if !verified(room, settings) {
+        return Err(DropReason::BadTag);
+    }
+    let option = &room.option;
+    if !option.is_fresh(unix_seconds(settings)) {
+        return Err(DropReason::StaleHandover);
+    }
+    let Some(service) = SERVICE_IDS.get_ptr(&u32::from(option.service)) else {
+        return Err(DropReason::UnknownService);
+    };
+    // SAFETY: a map value stays valid for the program's run; only the daemon writes, whole values.
+    let service = unsafe { &*service };
+    room.flow = FlowKey {
+        remote: option.client,
+        local: service.vip,
+        remote_port: option.client_port,
+        local_port: service.port as u16,
+    };
+    let window = t.window;
+    note_handover(skb, room, settings, window)?;
+
+    let option = &room.option;
+    tcp.header.source = room.flow.remote_port;
+    tcp.header.destination = room.flow.local_port;
+    tcp.header.ack = Seq(0);
+    tcp.header.urgent = 0;
+    if option.agreed & AGREED_ECN != 0 {
+        tcp.header.flags |= ECE | CWR;
+    }
+    room.bytes = option.agreed_options();
+    let Some(scratch) = options(skb, ip.l4(), 60) else {
+        return Err(DropReason::Malformed);
+    };
+    replace_options(skb, ip, tcp, scratch, &room.bytes)?;
+    to_front(skb, ip, &room.flow, settings, Action::HandoverSyn)
+}
+
+#[inline(always)]
+fn syn_room() -> Result<&'static mut SynRoom, DropReason> {
+    let Some(room) = SYN_ROOM.get_ptr_mut(0) else {
+        return Err(DropReason::RewriteFailed);
+    };
+    // SAFETY: this CPU's value; one program run at a time uses it, as `frame::options` explains.
+    Ok(unsafe { &mut *room })
+}
+
+/// Checks the tag: a function of its own, because the hash wants the stack for itself.
+#[inline(never)]
+fn verified(room: &SynRoom, settings: &NodeSettings) -> bool {
+    room.option
+        .tag_is_right(&room.bytes, &settings.tag_key, &room.ends)
+}
+
+/// Makes or refreshes the processing entry of a verified handover.
+#[inline(never)]
+fn note_handover(
+    skb: Skb,
+    room: &mut SynRoom,
+    settings: &NodeSettings,
+    window: u16,
+) -> Result<(), DropReason> {
+    let Some((own_mac, peer_mac)) = macs(skb) else {
+        return Err(DropReason::Malformed);
+    };
+    let found = entry(&room.flow, role::PROCESSING);
+    match back::incoming_syn(&room.option, found.as_deref()) {
+        IncomingSyn::Drop(reason) => return Err(reason),
+        IncomingSyn::Again => {
+            if let Some(e) = found {
+                e.peer = room.ends.from;
+                e.peer_port = room.ends.from_port;
+                e.peer_mac = peer_mac;
+                e.own_mac = own_mac;
+                if !e.has(flag::ANSWERED) {
+                    e.server_tsval = room.option.server_tsval;
+                }
+            }
+        }
+        IncomingSyn::Accept => {
+            if let Some(old) = found {
+                let _ = PEERS.remove(&PeerKey {
+                    peer: old.peer,
+                    port: old.peer_port.into(),
+                });
+            }
+            room.entry = back::accept(&room.option, window, now_ms());
+            let e = &mut room.entry;
+            e.peer = room.ends.from;
+            e.own = room.ends.to;
+            e.peer_port = room.ends.from_port;
+            e.peer_mac = peer_mac;
+            e.own_mac = own_mac;
+            if room.ends.to == settings.self_address {
+                e.flags |= flag::SELF;
+            }
+            let key = ConnKey {
+                flow: room.flow,
+                role: role::PROCESSING,
+            };
+            if CONNECTIONS.insert(&key, &room.entry, 0).is_err() {
+                return Err(DropReason::TableFull);
+            }
+        }
+    }
+    let peer = PeerKey {
+        peer: room.ends.from,
+        port: room.ends.from_port.into(),
+    };
+    PEERS
+        .insert(&peer, &room.flow, 0)
+        .map_err(|_| DropReason::TableFull)
+}
+
+/// A client's SYN that another node sends on: the flow's last connection is over there.
+#[inline(never)]
+fn release_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
+    let Some(option) = skb.load::<{ release::LEN }>(ip.l4() - release::LEN as u32) else {
+        return Err(DropReason::BadOption);
+    };
+    let tcp = Tcp::parse(skb, ip)?;
+    let flow = FlowKey {
+        remote: Addr::v4(ip.src),
+        local: Addr::v4(ip.dst),
+        remote_port: tcp.header.source,
+        local_port: tcp.header.destination,
+    };
+    let now = unix_seconds(settings);
+    let Some(old) = release::verify(&option, &settings.tag_key, &flow, tcp.header.seq, now) else {
+        return Err(DropReason::BadTag);
+    };
+    if let Some(e) = entry(&flow, role::INSPECTING)
+        && e.client_isn == old
+    {
+        let _ = CONNECTIONS.remove(&ConnKey {
+            flow,
+            role: role::INSPECTING,
+        });
+    }
+    remove_ip_option(skb, ip, &option)?;
+    Ok(Outcome::redirect(
+        Action::ReleaseIn,
+        skb.arrive(settings.front),
+    ))
+}
+
+/// Everything that leaves at the back.
+pub fn egress(skb: Skb) -> Step {
+    let Some(settings) = settings() else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if ethertype(skb) != Some(ETHERTYPE_IPV4) {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let Some(ip) = Ip::parse(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if ip.protocol != TCP || ip.fragment || Addr::v4(ip.src) != settings.address {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let Some(ports) = skb.load::<4>(ip.l4()) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if u16::from_be_bytes([ports[2], ports[3]]) != settings.handover_port as u16 {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    handover_egress(skb, &ip, settings)
+}
+
+/// A segment that this node's kernel sends on a handover connection.
+#[inline(always)]
+fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
+    let mut tcp = Tcp::parse(skb, ip)?;
+    let port = tcp.header.source;
+    let Some(h) = handover(port) else {
+        // The kernel's answer to a segment of a connection that was given up is in the processing
+        // node's numbers already. Anything else of ours has no business there.
+        if tcp.header.flags & RST != 0 {
+            return Ok(Outcome::pass(Action::HandoverOut));
+        }
+        return Err(DropReason::UnknownHandover);
+    };
+    let Some(e) = entry(&h.flow, role::INSPECTING) else {
+        return Err(DropReason::UnknownHandover);
+    };
+    let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let own_tsval = scratch.scan.timestamp_pair().map(|(value, _)| value);
+    match back::outgoing(&mut tcp.header, own_tsval, port, h, e) {
+        None => return Err(DropReason::UnknownHandover),
+        Some(Outgoing::Segment(shift)) => {
+            shift.apply(&mut scratch.scan);
+            rewrite(skb, ip.l4(), &tcp, Some(scratch))?;
+        }
+        Some(Outgoing::Syn) => {
+            if tcp.header.payload != 0 {
+                return Err(DropReason::RewriteFailed);
+            }
+            let room = syn_room()?;
+            room.ends = HandoverEnds {
+                from: settings.address,
+                from_port: port,
+                to: Addr::v4(ip.dst),
+            };
+            make_option(h, e, settings, room);
+            replace_options(skb, ip, &tcp, scratch, &room.bytes)?;
+        }
+    }
+    if h.flags & flag::SELF == 0 {
+        return Ok(Outcome::pass(Action::HandoverOut));
+    }
+    let Some((_, own)) = macs(skb) else {
+        return Err(DropReason::Malformed);
+    };
+    skb.store(0, &own)?;
+    Ok(Outcome::redirect(
+        Action::HandoverOut,
+        skb.arrive(skb.ifindex()),
+    ))
+}
+
+/// Makes the DTS option of a handover SYN, with the present time in it: a repeated SYN is fresh, too.
+#[inline(never)]
+fn make_option(h: &Handover, e: &ConnEntry, settings: &NodeSettings, room: &mut SynRoom) {
+    let since = now_ms().wrapping_sub(e.server_tsval_at);
+    room.option = HandoverOption {
+        client: h.flow.remote,
+        client_port: h.flow.remote_port,
+        client_isn: e.client_isn,
+        server_isn: e.server_isn,
+        service: e.service,
+        agreed: e.flags & AGREED,
+        client_scale: e.client_scale,
+        announced_scale: e.announced_scale,
+        client_mss: e.client_mss,
+        client_tsval: e.client_tsval,
+        server_tsval: e
+            .server_tsval
+            .wrapping_add(since)
+            .wrapping_add(TIMESTAMP_MARGIN),
+        made: unix_seconds(settings),
+    };
+    room.bytes = room.option.emit(&settings.tag_key, &room.ends);
+}

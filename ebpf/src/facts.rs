@@ -1,0 +1,217 @@
+//! What the filter knows, for `dts_core::decide`: the ring, the lease, the kernel's sockets, the clocks.
+
+use aya_ebpf::{bindings::bpf_sock_tuple, helpers::generated as helper};
+use core::mem::zeroed;
+use dts_core::{
+    addr::{Addr, FlowKey},
+    decide::{Facts, Ownership, Port, Socket},
+    entry::{NodeSettings, ServiceEntry},
+    ring::{flow_hash, owner_index},
+    segment::TCP_HEADER,
+};
+
+use crate::{
+    frame::{ETH, Ip, Skb},
+    maps::{LEASE, NODE, RING, RING_POINTS},
+};
+
+/// Socket states of the kernel that matter here (`include/net/tcp_states.h`).
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+
+/// The node's settings; `None` before the daemon has written them.
+#[inline(always)]
+pub fn settings() -> Option<&'static NodeSettings> {
+    let s = NODE.get(0)?;
+    (s.front != 0).then_some(s)
+}
+
+/// The monotonic clock, in nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: plain helper call.
+    unsafe { helper::bpf_ktime_get_ns() }
+}
+
+/// The monotonic clock, in milliseconds modulo 2^32.
+#[inline(always)]
+pub fn now_ms() -> u32 {
+    (now_ns() / 1_000_000) as u32
+}
+
+/// Unix time in seconds, modulo 65536.
+#[inline(always)]
+pub fn unix_seconds(s: &NodeSettings) -> u16 {
+    ((now_ns() / 1_000_000_000) as i64).wrapping_add(s.clock_offset) as u16
+}
+
+/// Whose a flow from this remote end is.
+#[inline(never)]
+pub fn ownership(remote: &Addr, port: u16) -> Ownership {
+    let (Some(settings), Some(ring), Some(lease)) = (settings(), RING.get(0), LEASE.get(0)) else {
+        return Ownership::NoRing;
+    };
+    let hash = flow_hash(&ring.hash, remote, port);
+    let first = ring.first;
+    let point = owner_index(ring.count, hash, |i| RING_POINTS.get(first + i).copied());
+    match point {
+        None => Ownership::NoRing,
+        Some(point) if point.node != settings.node => Ownership::NotOwner,
+        Some(_) if now_ns() > *lease => Ownership::LeaseExpired,
+        Some(_) => Ownership::Owner,
+    }
+}
+
+/// A socket of the kernel, released when dropped.
+pub struct SockRef(*mut core::ffi::c_void);
+
+impl SockRef {
+    /// The socket that a segment from `remote` to `local` would meet, a listener included.
+    #[inline(always)]
+    pub fn lookup(skb: Skb, flow: &FlowKey) -> Option<Self> {
+        let (remote, local) = (flow.remote.v4_octets()?, flow.local.v4_octets()?);
+        // SAFETY: all-zero is a valid tuple.
+        let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
+        tuple.__bindgen_anon_1.ipv4.saddr = u32::from_ne_bytes(remote);
+        tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes(local);
+        tuple.__bindgen_anon_1.ipv4.sport = flow.remote_port.to_be();
+        tuple.__bindgen_anon_1.ipv4.dport = flow.local_port.to_be();
+        // SAFETY: the tuple holds the twelve bytes of an IPv4 tuple; -1 is the program's own namespace.
+        let sk = unsafe { helper::bpf_skc_lookup_tcp(skb.0.cast(), &mut tuple, 12, u64::MAX, 0) };
+        if sk.is_null() {
+            None
+        } else {
+            Some(Self(sk.cast()))
+        }
+    }
+
+    /// The socket's state.
+    #[inline(always)]
+    pub fn state(&self) -> u32 {
+        // SAFETY: a looked-up socket is valid until it is released.
+        unsafe { (*self.0.cast::<aya_ebpf::bindings::bpf_sock>()).state }
+    }
+
+    /// What the socket is to the filter.
+    #[inline(always)]
+    pub fn kind(&self) -> Socket {
+        match self.state() {
+            TCP_LISTEN | TCP_CLOSE => Socket::None,
+            TCP_TIME_WAIT => Socket::TimeWait,
+            _ => Socket::Alive,
+        }
+    }
+
+    /// Whether a listener would take the segment as the answer to a SYN cookie of its own.
+    #[inline(always)]
+    fn answers_cookie(&self, skb: Skb, ip: &Ip) -> bool {
+        if self.state() != TCP_LISTEN {
+            return false;
+        }
+        let (Some(mut iph), Some(mut th)) = (skb.load::<20>(ETH), skb.load::<TCP_HEADER>(ip.l4()))
+        else {
+            return false;
+        };
+        // SAFETY: both headers are whole and of the lengths given.
+        let r = unsafe {
+            helper::bpf_tcp_check_syncookie(
+                self.0,
+                iph.as_mut_ptr().cast(),
+                20,
+                th.as_mut_ptr().cast(),
+                TCP_HEADER as u32,
+            )
+        };
+        r == 0
+    }
+
+    /// The next sequence number that a socket in TIME_WAIT expects; `None` for other sockets, and
+    /// when the loader did not find the field in the kernel's type information.
+    #[inline(always)]
+    pub fn time_wait_rcv_nxt(&self) -> Option<u32> {
+        // SAFETY: a static of ours; volatile, because the loader writes it.
+        let offset = unsafe { (&raw const TW_RCV_NXT).read_volatile() };
+        if offset == 0 {
+            return None;
+        }
+        // SAFETY: plain helper call on a socket that is held.
+        let tw = unsafe { helper::bpf_skc_to_tcp_timewait_sock(self.0) };
+        if tw.is_null() {
+            return None;
+        }
+        // SAFETY: the verifier checks the access against the kernel's type information.
+        Some(unsafe {
+            tw.cast::<u8>()
+                .wrapping_add(offset as usize)
+                .cast::<u32>()
+                .read()
+        })
+    }
+}
+
+/// The offset of `tw_rcv_nxt` in the kernel's `struct tcp_timewait_sock`, set by the loader; 0: unknown.
+#[unsafe(no_mangle)]
+static TW_RCV_NXT: u32 = 0;
+
+impl Drop for SockRef {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the reference came from a lookup and is released once.
+        unsafe { helper::bpf_sk_release(self.0) };
+    }
+}
+
+/// The facts about one segment at the front.
+pub struct FrontFacts<'a> {
+    /// The packet.
+    pub skb: Skb,
+    /// Its IP header.
+    pub ip: &'a Ip,
+    /// Its flow, local port public.
+    pub flow: &'a FlowKey,
+    /// Its service.
+    pub service: &'a ServiceEntry,
+}
+
+impl FrontFacts<'_> {
+    #[inline(always)]
+    fn flow_at(&self, port: Port) -> FlowKey {
+        match port {
+            Port::Public => *self.flow,
+            Port::Inspector => FlowKey {
+                local_port: self.service.other_port,
+                ..*self.flow
+            },
+        }
+    }
+}
+
+/// What the kernel has for a flow.
+#[inline(never)]
+pub fn socket(skb: Skb, flow: &FlowKey) -> Socket {
+    match SockRef::lookup(skb, flow) {
+        Some(sk) => sk.kind(),
+        None => Socket::None,
+    }
+}
+
+impl Facts for FrontFacts<'_> {
+    #[inline(always)]
+    fn ownership(&self) -> Ownership {
+        ownership(&self.flow.remote, self.flow.remote_port)
+    }
+
+    #[inline(always)]
+    fn socket(&self, port: Port) -> Socket {
+        socket(self.skb, &self.flow_at(port))
+    }
+
+    #[inline(always)]
+    fn answers_cookie(&self) -> bool {
+        match SockRef::lookup(self.skb, self.flow) {
+            Some(sk) => sk.answers_cookie(self.skb, self.ip),
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! Reading and rewriting frames: the only code that calls the kernel's packet helpers.
+//!
+//! # Checksums
+//!
+//! A frame's TCP checksum is complete, or still to be completed by a network card (then the field
+//! holds the pseudo-header's sum only), and a program can't see which. `bpf_l4_csum_replace` can: it
+//! ignores changes of the segment itself where the card will sum it, and applies changes of the
+//! pseudo-header (`BPF_F_PSEUDO_HDR`) in both cases. So every rewrite here goes through it, and no code
+//! writes a checksum that it computed itself. One header stands for a whole GSO frame; its
+//! segments inherit it.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR},
+    helpers::generated as helper,
+};
+use dts_core::{
+    segment::{MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
+    verdict::DropReason,
+};
+
+use crate::maps::{SCRATCH, Scratch};
+
+/// The length of an Ethernet header.
+pub const ETH: u32 = 14;
+/// The length of an IPv4 header without options.
+pub const IPV4: u32 = 20;
+/// EtherTypes.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// IP protocols.
+pub const ICMP: u8 = 1;
+pub const TCP: u8 = 6;
+
+const IP_TOTAL_LEN: u32 = ETH + 2;
+const IP_CHECKSUM: u32 = ETH + 10;
+const IP_ADDRESSES: u32 = ETH + 12;
+const TCP_CHECKSUM: u32 = 16;
+
+/// A packet, as the kernel hands it to a program.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+/// The outcome of a rewrite: an error is a helper call that the kernel refused.
+pub type Rewrite = Result<(), DropReason>;
+
+const FAILED: DropReason = DropReason::RewriteFailed;
+
+impl Skb {
+    /// The frame's length in bytes.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: the kernel hands the program a valid context.
+        unsafe { (*self.0).len }
+    }
+
+    /// The interface that the program runs on.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// The packet's mark.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).mark }
+    }
+
+    /// Sets the packet's mark.
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: as in `len`; the field is writable for classifiers.
+        unsafe { (*self.0).mark = mark }
+    }
+
+    /// The `N` bytes at `offset`; `None` beyond the end.
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0u8; N];
+        // SAFETY: `bytes` has room for N bytes; the helper checks the offset.
+        let r = unsafe {
+            helper::bpf_skb_load_bytes(
+                self.0.cast_const().cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            )
+        };
+        (r == 0).then_some(bytes)
+    }
+
+    /// Overwrites the `N` bytes at `offset`.
+    #[inline(always)]
+    pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Rewrite {
+        // SAFETY: `bytes` holds N bytes; the helper checks the offset.
+        let r = unsafe {
+            helper::bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0)
+        };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Says that the packet is for this host, whatever the link-layer address it was sent to.
+    #[inline(always)]
+    pub fn accept(self) {
+        // SAFETY: plain helper call on the context; PACKET_HOST is 0.
+        unsafe { helper::bpf_skb_change_type(self.0, 0) };
+    }
+
+    /// Sends the packet out of an interface; the result is the program's return value.
+    #[inline(always)]
+    pub fn send(self, ifindex: u32) -> i32 {
+        // SAFETY: plain helper call.
+        unsafe { helper::bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Lets the packet arrive on an interface; the result is the program's return value.
+    #[inline(always)]
+    pub fn arrive(self, ifindex: u32) -> i32 {
+        // SAFETY: plain helper call.
+        unsafe { helper::bpf_redirect(ifindex, BPF_F_INGRESS.into()) as i32 }
+    }
+
+    /// Sends a copy of the packet out of an interface.
+    #[inline(always)]
+    pub fn send_copy(self, ifindex: u32) -> Rewrite {
+        // SAFETY: plain helper call on the context.
+        let r = unsafe { helper::bpf_clone_redirect(self.0, ifindex, 0) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Cuts or extends the frame to `len` bytes.
+    #[inline(always)]
+    pub fn resize(self, len: u32) -> Rewrite {
+        // SAFETY: plain helper call on the context.
+        let r = unsafe { helper::bpf_skb_change_tail(self.0, len, 0) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Makes room between IP header and TCP header, or takes it out (negative).
+    #[inline(always)]
+    pub fn adjust_room(self, by: i32) -> Rewrite {
+        // SAFETY: plain helper call on the context; mode 0 is BPF_ADJ_ROOM_NET.
+        let r = unsafe { helper::bpf_skb_adjust_room(self.0, by, 0, 0) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Sets the link-layer addresses.
+    #[inline(always)]
+    pub fn set_macs(self, destination: &[u8; 6], source: &[u8; 6]) -> Rewrite {
+        let mut macs = [0; 12];
+        let (d, s) = (destination, source);
+        [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]] = *d;
+        [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]] = *s;
+        self.store(0, &macs)
+    }
+
+    #[inline(always)]
+    fn l3_diff(self, diff: i64) -> Rewrite {
+        // SAFETY: plain helper call on the context; size 0 applies a difference.
+        let r =
+            unsafe { helper::bpf_l3_csum_replace(self.0, IP_CHECKSUM, 0, diff as u32 as u64, 0) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    #[inline(always)]
+    fn l4_diff(self, field: u32, diff: i64, flags: u64) -> Rewrite {
+        // SAFETY: plain helper call on the context; size 0 applies a difference.
+        let r = unsafe { helper::bpf_l4_csum_replace(self.0, field, 0, diff as u32 as u64, flags) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Replaces four bytes of an ICMP message and mends its checksum.
+    #[inline(always)]
+    pub fn replace_icmp(self, icmp: u32, offset: u32, old: [u8; 4], new: [u8; 4]) -> Rewrite {
+        self.l4_diff(icmp + 2, csum_diff(&old, &new), 0)?;
+        self.store(offset, &new)
+    }
+}
+
+/// The difference that replacing `from` by `to` makes to a checksum.
+#[inline(always)]
+fn csum_diff<const A: usize, const B: usize>(from: &[u8; A], to: &[u8; B]) -> i64 {
+    const { assert!(A % 4 == 0 && B % 4 == 0) };
+    // SAFETY: the helper reads A and B bytes, which are there; it needs no alignment beyond the
+    // stack's.
+    unsafe {
+        helper::bpf_csum_diff(
+            from.as_ptr().cast_mut().cast(),
+            A as u32,
+            to.as_ptr().cast_mut().cast(),
+            B as u32,
+            0,
+        )
+    }
+}
+
+/// What the filter needs of an IPv4 header.
+#[derive(Clone, Copy)]
+pub struct Ip {
+    /// The header's length in bytes.
+    pub header_len: u32,
+    /// Header and data, in bytes; taken from the frame where the field is 0 (BIG TCP).
+    pub total_len: u32,
+    /// The protocol.
+    pub protocol: u8,
+    /// Whether this is a fragment, the first one included.
+    pub fragment: bool,
+    /// The source address.
+    pub src: [u8; 4],
+    /// The destination address.
+    pub dst: [u8; 4],
+}
+
+impl Ip {
+    /// Reads the IPv4 header of a frame whose EtherType says IPv4.
+    #[inline(always)]
+    pub fn parse(skb: Skb) -> Option<Self> {
+        let b: [u8; 20] = skb.load(ETH)?;
+        let header_len = ((b[0] & 0x0f) as u32) * 4;
+        if b[0] >> 4 != 4 || header_len < IPV4 {
+            return None;
+        }
+        let total_len = match u16::from_be_bytes([b[2], b[3]]) {
+            0 => skb.len().wrapping_sub(ETH),
+            n => n as u32,
+        };
+        Some(Self {
+            header_len,
+            total_len,
+            protocol: b[9],
+            fragment: u16::from_be_bytes([b[6], b[7]]) & 0x3fff != 0,
+            src: [b[12], b[13], b[14], b[15]],
+            dst: [b[16], b[17], b[18], b[19]],
+        })
+    }
+
+    /// Where the transport header begins.
+    #[inline(always)]
+    pub const fn l4(&self) -> u32 {
+        ETH + self.header_len
+    }
+}
+
+/// The EtherType of a frame; `None` when it is too short to have one.
+#[inline(always)]
+pub fn ethertype(skb: Skb) -> Option<u16> {
+    skb.load::<2>(12).map(u16::from_be_bytes)
+}
+
+/// A frame's link-layer addresses: destination, source.
+#[inline(always)]
+pub fn macs(skb: Skb) -> Option<([u8; 6], [u8; 6])> {
+    let m: [u8; 12] = skb.load(0)?;
+    Some((
+        [m[0], m[1], m[2], m[3], m[4], m[5]],
+        [m[6], m[7], m[8], m[9], m[10], m[11]],
+    ))
+}
+
+/// A TCP segment in a frame.
+pub struct Tcp {
+    /// The fixed header's bytes as they came.
+    pub old: [u8; TCP_HEADER],
+    /// The header, to be changed.
+    pub header: TcpHeader,
+}
+
+impl Tcp {
+    /// Reads a segment's header.
+    #[inline(always)]
+    pub fn parse(skb: Skb, ip: &Ip) -> Result<Self, DropReason> {
+        let Some(old) = skb.load::<TCP_HEADER>(ip.l4()) else {
+            return Err(DropReason::Malformed);
+        };
+        let Some(mut header) = TcpHeader::parse(&old) else {
+            return Err(DropReason::Malformed);
+        };
+        let headers = ip.header_len + header.header_len as u32;
+        if ip.total_len < headers || ETH + headers > skb.len() {
+            return Err(DropReason::Malformed);
+        }
+        header.payload = ip.total_len - headers;
+        Ok(Self { old, header })
+    }
+}
+
+/// Reads the segment's options into the scratch room and scans them.
+#[inline(never)]
+pub fn options(skb: Skb, l4: u32, header_len: u32) -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to this CPU's value, which only one program run at a time uses: classifiers
+    // run with softirqs off, and a copy that is sent on meets no code that uses the scratch room.
+    let scratch = unsafe { &mut *scratch };
+    scratch.scan.len = 0;
+    scratch.scan.next = 0;
+    scratch.scan.timestamps = 0;
+    scratch.scan.sack = 0;
+    scratch.scan.sack_edges = 0;
+    scratch.scan.mss = 0;
+    scratch.scan.scale = 0;
+    scratch.scan.sack_permitted = 0;
+    let len = header_len.wrapping_sub(TCP_HEADER as u32) & 0x3f;
+    if len == 0 {
+        return Some(scratch);
+    }
+    if len > MAX_OPTIONS as u32 {
+        return None;
+    }
+    // SAFETY: `bytes` has room for 64 bytes, `len` is at most 40; the helper checks the offset.
+    let r = unsafe {
+        helper::bpf_skb_load_bytes(
+            skb.0.cast_const().cast(),
+            l4 + TCP_HEADER as u32,
+            scratch.scan.bytes.as_mut_ptr().cast(),
+            len,
+        )
+    };
+    if r != 0 {
+        return None;
+    }
+    scratch.old = scratch.scan.bytes;
+    scratch.scan.len = len;
+    let b = &scratch.scan.bytes;
+    if len == 12 && [b[0], b[1], b[2], b[3]] == [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10] {
+        // What nearly every segment of a connection with timestamps has.
+        scratch.scan.timestamps = 4;
+        return Some(scratch);
+    }
+    let mut context = 0u64;
+    // SAFETY: the callback has the signature that bpf_loop calls; it ignores the context.
+    unsafe {
+        helper::bpf_loop(
+            MAX_OPTIONS as u32,
+            scan_step as *mut core::ffi::c_void,
+            (&raw mut context).cast(),
+            0,
+        )
+    };
+    Some(scratch)
+}
+
+/// Reads one option: the body of the loop in [`options`].
+#[inline(never)]
+extern "C" fn scan_step(_index: u64, _context: *mut core::ffi::c_void) -> i64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: this CPU's value; the caller waits in bpf_loop and doesn't use it meanwhile.
+    let scan: &mut OptionScan = unsafe { &mut (*scratch).scan };
+    if scan.step() { 0 } else { 1 }
+}
+
+/// Writes a changed header back, and changed options where `scratch` is given.
+///
+/// The header's length must not change: see [`replace_options`].
+#[inline(always)]
+pub fn rewrite(skb: Skb, l4: u32, tcp: &Tcp, scratch: Option<&mut Scratch>) -> Rewrite {
+    let mut new = tcp.old;
+    tcp.header.emit(&mut new);
+    let mut diff = csum_diff(&tcp.old, &new);
+    if let Some(s) = scratch {
+        diff = options_diff(s, diff);
+        write_options(skb, l4, s)?;
+    }
+    skb.store(l4, &new)?;
+    skb.l4_diff(l4 + TCP_CHECKSUM, diff, 0)
+}
+
+#[inline(always)]
+fn options_diff(s: &Scratch, seed: i64) -> i64 {
+    // SAFETY: both arrays have 64 bytes, of which 40 are read. What lies beyond the options is the
+    // same in both and cancels out.
+    unsafe {
+        helper::bpf_csum_diff(
+            s.old.as_ptr().cast_mut().cast(),
+            MAX_OPTIONS as u32,
+            s.scan.bytes.as_ptr().cast_mut().cast(),
+            MAX_OPTIONS as u32,
+            seed as u32,
+        )
+    }
+}
+
+#[inline(always)]
+fn write_options(skb: Skb, l4: u32, s: &Scratch) -> Rewrite {
+    let len = s.scan.len & 0x3f;
+    if len == 0 || len > MAX_OPTIONS as u32 {
+        return Ok(());
+    }
+    // SAFETY: `bytes` holds 64 bytes, `len` is at most 40; the helper checks the offset.
+    let r = unsafe {
+        helper::bpf_skb_store_bytes(
+            skb.0,
+            l4 + TCP_HEADER as u32,
+            s.scan.bytes.as_ptr().cast(),
+            len,
+            0,
+        )
+    };
+    if r == 0 { Ok(()) } else { Err(FAILED) }
+}
+
+/// Replaces a SYN's options by forty bytes of others, and writes the changed header.
+///
+/// `scratch` has the SYN's own options. The frame must end with the header.
+#[inline(always)]
+pub fn replace_options(
+    skb: Skb,
+    ip: &Ip,
+    tcp: &Tcp,
+    scratch: &mut Scratch,
+    new_options: &[u8; MAX_OPTIONS],
+) -> Rewrite {
+    let l4 = ip.l4();
+    let mut i = scratch.scan.len;
+    // The bytes beyond the old options are not in the old checksum.
+    while i < MAX_OPTIONS as u32 {
+        scratch.old[(i & 63) as usize] = 0;
+        i += 1;
+    }
+    let mut new = tcp.old;
+    tcp.header.emit(&mut new);
+    let diff = csum_diff(&tcp.old, &new);
+    // SAFETY: both arrays have at least 40 bytes.
+    let diff = unsafe {
+        helper::bpf_csum_diff(
+            scratch.old.as_ptr().cast_mut().cast(),
+            MAX_OPTIONS as u32,
+            new_options.as_ptr().cast_mut().cast(),
+            MAX_OPTIONS as u32,
+            diff as u32,
+        )
+    };
+    let old_len = (TCP_HEADER as u32 + scratch.scan.len) as u16;
+    let new_len = (TCP_HEADER + MAX_OPTIONS) as u16;
+    if old_len != new_len {
+        skb.resize(l4 + new_len as u32)?;
+        set_total_len(skb, ip.total_len as u16, (ip.header_len as u16) + new_len)?;
+        let old = [0, 0, (old_len >> 8) as u8, old_len as u8];
+        let new = [0, 0, (new_len >> 8) as u8, new_len as u8];
+        skb.l4_diff(
+            l4 + TCP_CHECKSUM,
+            csum_diff(&old, &new),
+            BPF_F_PSEUDO_HDR.into(),
+        )?;
+    }
+    skb.store(l4, &new)?;
+    skb.store(l4 + TCP_HEADER as u32, new_options)?;
+    skb.l4_diff(l4 + TCP_CHECKSUM, diff, 0)
+}
+
+#[inline(always)]
+fn set_total_len(skb: Skb, old: u16, new: u16) -> Rewrite {
+    let (o, n) = (old.to_be_bytes(), new.to_be_bytes());
+    skb.l3_diff(csum_diff(&[o[0], o[1], 0, 0], &[n[0], n[1], 0, 0]))?;
+    skb.store(IP_TOTAL_LEN, &n)
+}
+
+/// Replaces the IP addresses and mends both checksums.
+#[inline(always)]
+pub fn set_addresses(skb: Skb, ip: &Ip, src: [u8; 4], dst: [u8; 4]) -> Rewrite {
+    let old = pair(ip.src, ip.dst);
+    let new = pair(src, dst);
+    let diff = csum_diff(&old, &new);
+    skb.l3_diff(diff)?;
+    skb.l4_diff(ip.l4() + TCP_CHECKSUM, diff, BPF_F_PSEUDO_HDR.into())?;
+    skb.store(IP_ADDRESSES, &new)
+}
+
+#[inline(always)]
+const fn pair(a: [u8; 4], b: [u8; 4]) -> [u8; 8] {
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+}
+
+/// A segment without data and options, made by the filter out of another segment's frame.
+pub struct Bare {
+    /// The source address.
+    pub src: [u8; 4],
+    /// The destination address.
+    pub dst: [u8; 4],
+    /// The header; its length is set to 20 bytes.
+    pub header: TcpHeader,
+}
+
+/// Turns the frame into a bare segment.
+#[inline(never)]
+pub fn make_bare(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
+    let l4 = ip.l4();
+    skb.resize(l4 + TCP_HEADER as u32)?;
+    set_total_len(
+        skb,
+        ip.total_len as u16,
+        ip.header_len as u16 + TCP_HEADER as u16,
+    )?;
+    let (old, new) = (pair(ip.src, ip.dst), pair(bare.src, bare.dst));
+    skb.l3_diff(csum_diff(&old, &new))?;
+    skb.store(IP_ADDRESSES, &new)?;
+
+    let mut tcp = [0u8; TCP_HEADER];
+    let header = TcpHeader {
+        header_len: TCP_HEADER as u8,
+        reserved: 0,
+        urgent: 0,
+        ..bare.header
+    };
+    header.emit(&mut tcp);
+    // The checksum starts as 0, and both sums are put in as differences from nothing: right for
+    // frames whose checksum is complete and for those whose card will complete it.
+    skb.store(l4, &tcp)?;
+    let (s, d) = (bare.src, bare.dst);
+    let pseudo = [
+        s[0],
+        s[1],
+        s[2],
+        s[3],
+        d[0],
+        d[1],
+        d[2],
+        d[3],
+        0,
+        TCP,
+        0,
+        TCP_HEADER as u8,
+    ];
+    skb.l4_diff(
+        l4 + TCP_CHECKSUM,
+        csum_diff(&[0u8; 4], &pseudo),
+        BPF_F_PSEUDO_HDR.into(),
+    )?;
+    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u8; 4], &tcp), 0)
+}
+
+/// Puts an IPv4 option of sixteen bytes between IP header and TCP header.
+#[inline(always)]
+pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
+    if ip.header_len > 60 - 16 {
+        return Err(FAILED);
+    }
+    skb.adjust_room(16)?;
+    skb.store(ETH + ip.header_len, option)?;
+    set_ip_len(
+        skb,
+        ip.header_len,
+        ip.header_len + 16,
+        ip.total_len,
+        ip.total_len + 16,
+    )?;
+    skb.l3_diff(csum_diff(&[0u8; 4], option))
+}
+
+/// Takes an IPv4 option of sixteen bytes, the header's last, out again.
+#[inline(always)]
+pub fn remove_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
+    if ip.header_len < IPV4 + 16 {
+        return Err(FAILED);
+    }
+    skb.l3_diff(csum_diff(option, &[0u8; 4]))?;
+    set_ip_len(
+        skb,
+        ip.header_len,
+        ip.header_len - 16,
+        ip.total_len,
+        ip.total_len - 16,
+    )?;
+    skb.adjust_room(-16)
+}
+
+#[inline(always)]
+fn set_ip_len(skb: Skb, old_ihl: u32, ihl: u32, old_total: u32, total: u32) -> Rewrite {
+    let first: [u8; 4] = skb.load(ETH).ok_or(FAILED)?;
+    let (o, n) = (
+        (old_total as u16).to_be_bytes(),
+        (total as u16).to_be_bytes(),
+    );
+    let old = [0x40 | (old_ihl / 4) as u8, first[1], o[0], o[1]];
+    let new = [0x40 | (ihl / 4) as u8, first[1], n[0], n[1]];
+    skb.l3_diff(csum_diff(&old, &new))?;
+    skb.store(ETH, &new)
+}

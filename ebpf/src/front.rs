@@ -1,0 +1,553 @@
+//! The clients' network.
+
+use dts_core::{
+    addr::{Addr, FlowKey},
+    decide::{
+        Ownership,
+        front::{self, FromInspector, FromServer, Ingress},
+        shift,
+    },
+    entry::{
+        ConnEntry, ConnKey, NodeSettings, PeerKey, ServiceEntry, ServiceKey, flag, role,
+        service_kind,
+    },
+    handover::release,
+    segment::{ACK, FIN, RST, TcpHeader},
+    seq::Seq,
+    verdict::{Action, DropReason},
+};
+
+use crate::{
+    FROM_BACK, Outcome, Step, TO_CLIENT,
+    facts::{FrontFacts, SockRef, now_ms, ownership, settings, unix_seconds},
+    frame::{
+        Bare, ETH, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP, Ip, Skb, TCP, Tcp, ethertype,
+        insert_ip_option, make_bare, options, rewrite, set_addresses,
+    },
+    icmp,
+    maps::{CONNECTIONS, PEERS, SERVICES, Scratch, VIPS},
+};
+
+/// The entry of a flow in one role.
+#[inline(always)]
+pub fn entry(flow: &FlowKey, role: u32) -> Option<&'static mut ConnEntry> {
+    let entry = CONNECTIONS.get_ptr_mut(&ConnKey { flow: *flow, role })?;
+    // SAFETY: a map value stays valid for the program's run. Another CPU may write to it at the same
+    // time: the fields are words that are written whole, and TCP puts right what a lost update shows.
+    Some(unsafe { &mut *entry })
+}
+
+/// Forgets a flow's processing entry and the handover connection that leads to it.
+#[inline(always)]
+fn forget_processing(flow: &FlowKey, entry: &ConnEntry) {
+    let _ = PEERS.remove(&PeerKey {
+        peer: entry.peer,
+        port: entry.peer_port.into(),
+    });
+    let _ = CONNECTIONS.remove(&ConnKey {
+        flow: *flow,
+        role: role::PROCESSING,
+    });
+}
+
+/// The service that an address and port belong to.
+#[inline(always)]
+pub fn service(vip: Addr, port: u16) -> Option<&'static ServiceEntry> {
+    let entry = SERVICES.get_ptr(&ServiceKey {
+        vip,
+        port: port.into(),
+    })?;
+    // SAFETY: as in `entry`; only the daemon writes, and replaces whole values.
+    Some(unsafe { &*entry })
+}
+
+/// Everything that arrives at the front.
+pub fn ingress(skb: Skb) -> Step {
+    let Some(settings) = settings() else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if skb.mark() == FROM_BACK {
+        skb.set_mark(0);
+        skb.accept();
+        return Ok(Outcome::pass(Action::Redirected));
+    }
+    match ethertype(skb) {
+        Some(ETHERTYPE_IPV4) => {}
+        Some(ETHERTYPE_ARP) => return arp_ingress(skb, settings),
+        _ => return Ok(Outcome::pass(Action::Other)),
+    }
+    let Some(ip) = Ip::parse(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    let vip = Addr::v4(ip.dst);
+    if VIPS.get_ptr(&vip).is_none() {
+        return other_ingress(skb, &ip, settings);
+    }
+    if ip.fragment {
+        return Err(DropReason::Fragment);
+    }
+    match ip.protocol {
+        TCP => tcp_ingress(skb, &ip, vip),
+        ICMP => icmp::ingress(skb, &ip),
+        _ => Err(DropReason::NoService),
+    }
+}
+
+/// A packet that is not to a VIP. Only handover frames are of interest: none may come from here.
+#[inline(always)]
+fn other_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
+    let other = Ok(Outcome::pass(Action::Other));
+    if ip.protocol != TCP || settings.front == settings.back {
+        return other;
+    }
+    if Addr::v4(ip.dst) != settings.address && Addr::v4(ip.dst) != settings.self_address {
+        return other;
+    }
+    let Some(ports) = skb.load::<4>(ip.l4()) else {
+        return other;
+    };
+    let source = u16::from_be_bytes([ports[0], ports[1]]);
+    let destination = u16::from_be_bytes([ports[2], ports[3]]);
+    let port = settings.handover_port as u16;
+    if source == port || destination == port {
+        return Err(DropReason::HandoverOnFront);
+    }
+    other
+}
+
+/// A segment of a service's, with what was read of it.
+struct Segment {
+    skb: Skb,
+    ip: Ip,
+    tcp: Tcp,
+    /// The flow, its local port the public one.
+    flow: FlowKey,
+}
+
+#[inline(always)]
+fn tcp_ingress(skb: Skb, ip: &Ip, vip: Addr) -> Step {
+    let tcp = Tcp::parse(skb, ip)?;
+    let Some(service) = service(vip, tcp.header.destination) else {
+        return Err(DropReason::NoService);
+    };
+    let flow = FlowKey {
+        remote: Addr::v4(ip.src),
+        local: vip,
+        remote_port: tcp.header.source,
+        local_port: tcp.header.destination,
+    };
+    let mut segment = Segment {
+        skb,
+        ip: *ip,
+        tcp,
+        flow,
+    };
+    match service.kind {
+        service_kind::L4 => l4_ingress(&segment, service),
+        service_kind::L7 => l7_ingress(&mut segment, service),
+        _ => Err(DropReason::InspectorPort),
+    }
+}
+
+#[inline(always)]
+fn l4_ingress(segment: &Segment, service: &ServiceEntry) -> Step {
+    let Segment { skb, ip, tcp, flow } = segment;
+    let facts = FrontFacts {
+        skb: *skb,
+        ip,
+        flow,
+        service,
+    };
+    match front::ingress_l4(&tcp.header, &facts) {
+        Ingress::Drop(reason) => Err(reason),
+        Ingress::Challenge => {
+            skb.accept();
+            Ok(Outcome::pass(Action::Challenge))
+        }
+        Ingress::KillTimeWait => kill_time_wait(segment),
+        _ => {
+            skb.accept();
+            Ok(Outcome::pass(Action::Pass))
+        }
+    }
+}
+
+/// Turns this node's copy of a SYN into the reset that removes its TIME_WAIT socket of the flow, when
+/// the kernel would let the SYN follow that connection (RFC 6191, the sequence number's rule).
+#[inline(never)]
+fn kill_time_wait(segment: &Segment) -> Step {
+    let Segment { skb, ip, tcp, flow } = segment;
+    let expected = match SockRef::lookup(*skb, flow) {
+        Some(sk) => sk.time_wait_rcv_nxt(),
+        None => None,
+    };
+    let Some(expected) = expected else {
+        return Err(DropReason::NotOwner);
+    };
+    if !tcp.header.seq.is_after(Seq(expected)) {
+        return Err(DropReason::NotOwner);
+    }
+    let header = TcpHeader {
+        seq: Seq(expected),
+        ack: Seq(0),
+        flags: RST,
+        ..tcp.header
+    };
+    make_bare(
+        *skb,
+        ip,
+        &Bare {
+            src: ip.src,
+            dst: ip.dst,
+            header,
+        },
+    )?;
+    skb.accept();
+    Ok(Outcome::pass(Action::TimeWaitKilled))
+}
+
+#[inline(never)]
+fn l7_ingress(segment: &mut Segment, service: &ServiceEntry) -> Step {
+    let (skb, l4) = (segment.skb, segment.ip.l4());
+    let flow = &segment.flow;
+    let processing = entry(flow, role::PROCESSING);
+    let opens = segment.tcp.header.opens();
+    let inspecting = if processing.is_some() && !opens {
+        None
+    } else {
+        entry(flow, role::INSPECTING)
+    };
+    if processing.is_none() && inspecting.is_none() && !opens {
+        return Err(DropReason::NotMine);
+    }
+    let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let facts = FrontFacts {
+        skb,
+        ip: &segment.ip,
+        flow,
+        service,
+    };
+    let header = &segment.tcp.header;
+    let now = now_ms();
+    match front::ingress_l7(header, &scratch.scan, inspecting, processing, now, &facts) {
+        Ingress::Drop(reason) => return Err(reason),
+        Ingress::ToServer => return to_server(segment, scratch),
+        Ingress::Challenge | Ingress::Pass => {
+            skb.accept();
+            return Ok(Outcome::pass(Action::Challenge));
+        }
+        Ingress::Release => return release(segment),
+        Ingress::Begin => begin(segment, scratch, service)?,
+        Ingress::ToInspector | Ingress::KillTimeWait => {}
+    }
+    segment.tcp.header.destination = service.other_port;
+    rewrite(skb, l4, &segment.tcp, None)?;
+    skb.accept();
+    Ok(Outcome::pass(Action::ToInspector))
+}
+
+#[inline(always)]
+fn to_server(segment: &mut Segment, scratch: &mut Scratch) -> Step {
+    let Some(entry) = entry(&segment.flow, role::PROCESSING) else {
+        return Err(DropReason::NotMine);
+    };
+    shift::to_server(entry, &mut segment.tcp.header).apply(&mut scratch.scan);
+    rewrite(segment.skb, segment.ip.l4(), &segment.tcp, Some(scratch))?;
+    segment.skb.accept();
+    Ok(Outcome::pass(Action::ToServer))
+}
+
+/// Makes the entry of a new connection, in place of what an older one of the same flow left.
+#[inline(never)]
+fn begin(segment: &Segment, scratch: &Scratch, service: &ServiceEntry) -> Result<(), DropReason> {
+    if let Some(old) = entry(&segment.flow, role::PROCESSING) {
+        forget_processing(&segment.flow, old);
+    }
+    let new = front::begin(&segment.tcp.header, &scratch.scan, service.id, now_ms());
+    let key = ConnKey {
+        flow: segment.flow,
+        role: role::INSPECTING,
+    };
+    CONNECTIONS
+        .insert(&key, &new, 0)
+        .map_err(|_| DropReason::TableFull)
+}
+
+/// Forgets a connection that is over and sends the SYN that follows it to the node that inspected it.
+#[inline(never)]
+fn release(segment: &Segment) -> Step {
+    let Segment { skb, ip, tcp, flow } = segment;
+    let (Some(entry), Some(settings)) = (entry(flow, role::PROCESSING), settings()) else {
+        return Err(DropReason::NotOwner);
+    };
+    let (peer_mac, own_mac) = (entry.peer_mac, entry.own_mac);
+    let (old, to_self) = (entry.client_isn, entry.has(flag::SELF));
+    forget_processing(flow, entry);
+    if to_self {
+        return Err(DropReason::NotOwner);
+    }
+    let option = release_option(flow, tcp.header.seq, old, settings);
+    insert_ip_option(*skb, ip, &option)?;
+    skb.set_macs(&peer_mac, &own_mac)?;
+    Ok(Outcome::redirect(Action::Released, skb.send(settings.back)))
+}
+
+/// A function of its own, because the hash wants the stack for itself.
+#[inline(never)]
+fn release_option(flow: &FlowKey, new: Seq, old: Seq, settings: &NodeSettings) -> [u8; 16] {
+    release::emit(&settings.tag_key, flow, new, old, unix_seconds(settings))
+}
+
+/// Everything that leaves at the front.
+pub fn egress(skb: Skb) -> Step {
+    let Some(settings) = settings() else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if skb.mark() == TO_CLIENT {
+        skb.set_mark(0);
+        return Ok(Outcome::pass(Action::ToClient));
+    }
+    match ethertype(skb) {
+        Some(ETHERTYPE_IPV4) => {}
+        Some(ETHERTYPE_ARP) => return arp_egress(skb),
+        _ => return Ok(Outcome::pass(Action::Other)),
+    }
+    let Some(ip) = Ip::parse(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    let vip = Addr::v4(ip.src);
+    if ip.protocol != TCP || ip.fragment || VIPS.get_ptr(&vip).is_none() {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let tcp = Tcp::parse(skb, &ip)?;
+    let Some(service) = service(vip, tcp.header.source) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    let mut flow = FlowKey {
+        remote: Addr::v4(ip.dst),
+        local: vip,
+        remote_port: tcp.header.destination,
+        local_port: tcp.header.source,
+    };
+    if service.kind == service_kind::INSPECTOR {
+        flow.local_port = service.other_port;
+    }
+    let mut segment = Segment { skb, ip, tcp, flow };
+    match service.kind {
+        service_kind::L4 => Ok(Outcome::pass(Action::Pass)),
+        service_kind::L7 => server_egress(&mut segment, settings),
+        _ => inspector_egress(&mut segment),
+    }
+}
+
+#[inline(never)]
+fn inspector_egress(segment: &mut Segment) -> Step {
+    let Segment { skb, ip, tcp, flow } = segment;
+    let Some(scratch) = options(*skb, ip.l4(), tcp.header.header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let entry = entry(flow, role::INSPECTING);
+    match front::egress_inspector(&tcp.header, &scratch.scan, entry, now_ms()) {
+        FromInspector::Drop(reason) => return Err(reason),
+        FromInspector::Forget => {
+            let _ = CONNECTIONS.remove(&ConnKey {
+                flow: *flow,
+                role: role::INSPECTING,
+            });
+            return Err(DropReason::InspectorGone);
+        }
+        FromInspector::ToClient => {}
+    }
+    tcp.header.source = flow.local_port;
+    rewrite(*skb, ip.l4(), tcp, None)?;
+    Ok(Outcome::pass(Action::FromInspector))
+}
+
+/// A segment of the server application's, mode `l7`.
+#[inline(never)]
+fn server_egress(segment: &mut Segment, settings: &NodeSettings) -> Step {
+    let (skb, l4) = (segment.skb, segment.ip.l4());
+    let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let found = entry(&segment.flow, role::PROCESSING);
+    let decision = front::egress_server(&segment.tcp.header, &scratch.scan, found, now_ms());
+    let Some(e) = entry(&segment.flow, role::PROCESSING) else {
+        return Err(DropReason::NoEntry);
+    };
+    let header = &mut segment.tcp.header;
+    match decision {
+        FromServer::Drop(reason) => Err(reason),
+        FromServer::AnswerPeer => {
+            header.seq = e.server_isn;
+            to_peer(segment, e, settings)
+        }
+        FromServer::ToPeer => {
+            header.seq = header.seq.plus(e.seq_delta);
+            to_peer(segment, e, settings)
+        }
+        FromServer::RefusePeer => {
+            let outcome = to_peer(segment, e, settings);
+            forget_processing(&segment.flow, e);
+            outcome
+        }
+        FromServer::ToClient => {
+            shift::to_client(e, header).apply(&mut scratch.scan);
+            rewrite(skb, l4, &segment.tcp, Some(scratch))?;
+            Ok(Outcome::pass(Action::ToClient))
+        }
+        FromServer::ResetBoth | FromServer::Direct => {
+            shift::to_client(e, header).apply(&mut scratch.scan);
+            rewrite(skb, l4, &segment.tcp, Some(scratch))?;
+            skb.set_mark(TO_CLIENT);
+            let copied = skb.send_copy(skb.ifindex());
+            skb.set_mark(0);
+            copied?;
+            finish_peer(
+                segment,
+                e,
+                settings,
+                matches!(decision, FromServer::ResetBoth),
+            )
+        }
+    }
+}
+
+/// Sends a segment of the server's to the inspecting node instead of the client.
+#[inline(never)]
+fn to_peer(segment: &mut Segment, e: &ConnEntry, settings: &NodeSettings) -> Step {
+    let Segment { skb, ip, tcp, .. } = segment;
+    let (Some(own), Some(peer)) = (e.own.v4_octets(), e.peer.v4_octets()) else {
+        return Err(DropReason::NoEntry);
+    };
+    tcp.header.source = settings.handover_port as u16;
+    tcp.header.destination = e.peer_port;
+    rewrite(*skb, ip.l4(), tcp, None)?;
+    set_addresses(*skb, ip, own, peer)?;
+    send_to_peer(*skb, e, settings, Action::ToPeer)
+}
+
+#[inline(always)]
+fn send_to_peer(skb: Skb, e: &ConnEntry, settings: &NodeSettings, action: Action) -> Step {
+    skb.set_macs(&e.peer_mac, &e.own_mac)?;
+    let code = if e.has(flag::SELF) {
+        skb.arrive(settings.back)
+    } else {
+        skb.send(settings.back)
+    };
+    Ok(Outcome::redirect(action, code))
+}
+
+/// Ends the handover connection: a FIN that acknowledges the whole request (DTS §2.2, last paragraph),
+/// or a reset.
+#[inline(never)]
+fn finish_peer(segment: &Segment, e: &ConnEntry, settings: &NodeSettings, reset: bool) -> Step {
+    let (Some(own), Some(peer)) = (e.own.v4_octets(), e.peer.v4_octets()) else {
+        return Err(DropReason::NoEntry);
+    };
+    let header = TcpHeader {
+        source: settings.handover_port as u16,
+        destination: e.peer_port,
+        seq: e.server_isn.plus(1),
+        ack: if reset {
+            segment.tcp.header.ack
+        } else {
+            e.request_end
+        },
+        flags: if reset { RST | ACK } else { FIN | ACK },
+        window: segment.tcp.header.window,
+        ..TcpHeader::default()
+    };
+    make_bare(
+        segment.skb,
+        &segment.ip,
+        &Bare {
+            src: own,
+            dst: peer,
+            header,
+        },
+    )?;
+    let action = if reset {
+        Action::ResetBoth
+    } else {
+        Action::Direct
+    };
+    send_to_peer(segment.skb, e, settings, action)
+}
+
+/// ARP for IPv4 over Ethernet (RFC 826): the fixed part, then the two pairs of addresses.
+const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const ARP_REQUEST: u16 = 1;
+
+struct Arp {
+    operation: u16,
+    sender_mac: [u8; 6],
+    sender: [u8; 4],
+    target: [u8; 4],
+}
+
+#[inline(always)]
+fn arp(skb: Skb) -> Option<Arp> {
+    let b: [u8; 28] = skb.load(ETH)?;
+    if [b[0], b[1], b[2], b[3], b[4], b[5]] != ARP_HEADER {
+        return None;
+    }
+    Some(Arp {
+        operation: u16::from_be_bytes([b[6], b[7]]),
+        sender_mac: [b[8], b[9], b[10], b[11], b[12], b[13]],
+        sender: [b[14], b[15], b[16], b[17]],
+        target: [b[24], b[25], b[26], b[27]],
+    })
+}
+
+/// The multicast address that a VIP resolves to: 03:bf and the IPv4 address, as in Windows NLB.
+const fn multicast_mac(vip: [u8; 4]) -> [u8; 6] {
+    [0x03, 0xbf, vip[0], vip[1], vip[2], vip[3]]
+}
+
+/// Answers a question for a VIP. Every node does, with the same answer, from its own address.
+#[inline(never)]
+fn arp_ingress(skb: Skb, settings: &NodeSettings) -> Step {
+    let Some(arp) = arp(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    if arp.operation != ARP_REQUEST || VIPS.get_ptr(&Addr::v4(arp.target)).is_none() {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    let (m, s, q) = (multicast_mac(arp.target), arp.sender_mac, arp.sender);
+    let t = arp.target;
+    let reply = [
+        0, 2, m[0], m[1], m[2], m[3], m[4], m[5], t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3],
+        s[4], s[5], q[0], q[1], q[2], q[3],
+    ];
+    skb.store(ETH + 6, &reply)?;
+    skb.set_macs(&arp.sender_mac, &settings.front_mac)?;
+    Ok(Outcome::redirect(Action::ArpReply, skb.send(skb.ifindex())))
+}
+
+/// Sees to it that no ARP packet of this node's own ties a VIP to the node's address.
+#[inline(never)]
+fn arp_egress(skb: Skb) -> Step {
+    let Some(arp) = arp(skb) else {
+        return Ok(Outcome::pass(Action::Other));
+    };
+    let mac = multicast_mac(arp.sender);
+    if VIPS.get_ptr(&Addr::v4(arp.sender)).is_none() || arp.sender_mac == mac {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    skb.store(ETH + 8, &mac)?;
+    Ok(Outcome::pass(Action::ArpRewritten))
+}
+
+/// Whether this node answers for the VIP where a packet has no port: the owner of the remote address.
+#[inline(always)]
+pub fn answers_for(remote: [u8; 4]) -> Result<(), DropReason> {
+    match ownership(&Addr::v4(remote), 0) {
+        Ownership::Owner => Ok(()),
+        Ownership::NotOwner => Err(DropReason::NotOwner),
+        Ownership::LeaseExpired => Err(DropReason::LeaseExpired),
+        Ownership::NoRing => Err(DropReason::NoRing),
+    }
+}

@@ -1,0 +1,94 @@
+//! ICMP to a VIP: one echo reply for the whole cluster, and errors about the cluster's segments.
+
+use dts_core::{
+    addr::{Addr, FlowKey},
+    decide::Socket,
+    entry::{role, service_kind, state},
+    seq::Seq,
+    verdict::{Action, DropReason},
+};
+
+use crate::{
+    Outcome, Step,
+    facts::socket,
+    frame::{IPV4, Ip, Skb, TCP},
+    front::{answers_for, entry, service},
+};
+
+/// Message types (RFC 792).
+const UNREACHABLE: u8 = 3;
+const ECHO_REQUEST: u8 = 8;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+
+/// The length of an ICMP header, after which an error quotes the packet it is about.
+const HEADER: u32 = 8;
+
+/// An ICMP message to a VIP.
+#[inline(never)]
+pub fn ingress(skb: Skb, ip: &Ip) -> Step {
+    let Some([kind, ..]) = skb.load::<8>(ip.l4()) else {
+        return Err(DropReason::Malformed);
+    };
+    match kind {
+        ECHO_REQUEST => {
+            answers_for(ip.src)?;
+            skb.accept();
+            Ok(Outcome::pass(Action::Echo))
+        }
+        UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => error(skb, ip),
+        _ => Err(DropReason::NoService),
+    }
+}
+
+/// An error about a segment that the client's network could not deliver. It quotes the segment as the
+/// client would have seen it; the kernel that sent it knows other numbers.
+#[inline(always)]
+fn error(skb: Skb, ip: &Ip) -> Step {
+    let quote = ip.l4() + HEADER;
+    let Some(b) = skb.load::<20>(quote) else {
+        return Err(DropReason::Malformed);
+    };
+    let header_len = ((b[0] & 0x0f) as u32) * 4;
+    if b[0] >> 4 != 4 || header_len < IPV4 || b[9] != TCP {
+        return Err(DropReason::NotMine);
+    }
+    let tcp = quote + header_len;
+    let Some(t) = skb.load::<8>(tcp) else {
+        return Err(DropReason::Malformed);
+    };
+    let (source, destination) = ([t[0], t[1], t[2], t[3]], [t[4], t[5], t[6], t[7]]);
+    let flow = FlowKey {
+        remote: Addr::v4([b[16], b[17], b[18], b[19]]),
+        local: Addr::v4([b[12], b[13], b[14], b[15]]),
+        remote_port: u16::from_be_bytes([source[2], source[3]]),
+        local_port: u16::from_be_bytes([source[0], source[1]]),
+    };
+    let Some(service) = service(flow.local, flow.local_port) else {
+        return Err(DropReason::NotMine);
+    };
+    match service.kind {
+        service_kind::L4 => match socket(skb, &flow) {
+            Socket::Alive => {}
+            _ => return Err(DropReason::NotMine),
+        },
+        service_kind::L7 => {
+            let seq = Seq(u32::from_be_bytes(destination));
+            if let Some(e) = entry(&flow, role::PROCESSING) {
+                let own = seq.minus(e.seq_delta).0.to_be_bytes();
+                skb.replace_icmp(ip.l4(), tcp + 4, destination, own)?;
+            } else if let Some(e) = entry(&flow, role::INSPECTING)
+                && e.state == state::INSPECT
+            {
+                let port = service.other_port.to_be_bytes();
+                let ports = [port[0], port[1], source[2], source[3]];
+                skb.replace_icmp(ip.l4(), tcp, source, ports)?;
+            } else {
+                return Err(DropReason::NotMine);
+            }
+        }
+        _ => return Err(DropReason::NotMine),
+    }
+    skb.accept();
+    Ok(Outcome::pass(Action::IcmpError))
+}

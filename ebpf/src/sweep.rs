@@ -1,0 +1,137 @@
+//! What the daemon asks of the kernel by running a program itself (BPF_PROG_TEST_RUN): which entries
+//! still have a socket. Looking and deleting happen in one run, so an entry that a new connection has
+//! taken over in the meantime is left alone.
+
+use core::mem::transmute;
+
+use aya_ebpf::helpers::generated as helper;
+use dts_core::{
+    addr::{Addr, FlowKey},
+    decide::{Ownership, Socket},
+    entry::{ConnKey, PeerKey, SweepRecord, flag, role, sweep as ask},
+};
+
+use crate::{
+    facts::{ownership, socket},
+    frame::{ETH, Skb},
+    front::entry,
+    maps::{CONNECTIONS, HANDOVERS, PEERS},
+};
+
+const RECORD: u32 = size_of::<SweepRecord>() as u32;
+const VALUE: u32 = RECORD - 4;
+
+struct Context {
+    skb: Skb,
+}
+
+/// Goes through the records after the frame's Ethernet header; each one's answer takes the place of
+/// its question.
+pub fn run(skb: Skb) -> i32 {
+    let mut context = Context { skb };
+    // SAFETY: the callback has the signature that bpf_loop calls, and gets a pointer to the context.
+    unsafe {
+        helper::bpf_loop(
+            ask::RECORDS as u32,
+            step as *mut core::ffi::c_void,
+            (&raw mut context).cast(),
+            0,
+        )
+    };
+    0
+}
+
+#[inline(never)]
+extern "C" fn step(index: u64, context: *mut core::ffi::c_void) -> i64 {
+    // SAFETY: `run` passes a pointer to its context.
+    let skb = unsafe { (*context.cast::<Context>()).skb };
+    if index >= ask::RECORDS as u64 {
+        return 1;
+    }
+    let at = ETH + index as u32 * RECORD;
+    let Some(bytes) = skb.load::<{ RECORD as usize }>(at) else {
+        return 1;
+    };
+    // SAFETY: the record is plain numbers and bytes: every pattern is valid.
+    let record: SweepRecord = unsafe { transmute(bytes) };
+    let result = check(skb, &record);
+    let _ = skb.store(at + VALUE, &result.to_ne_bytes());
+    0
+}
+
+#[inline(always)]
+fn check(skb: Skb, record: &SweepRecord) -> u32 {
+    let flow = record.key.flow;
+    if record.key.role == ask::HANDOVER {
+        return match socket(skb, &flow) {
+            Socket::None => {
+                let _ = HANDOVERS.remove(&u32::from(flow.local_port));
+                ask::DELETED
+            }
+            _ => ask::ALIVE,
+        };
+    }
+    let Some(e) = entry(&flow, record.key.role) else {
+        return ask::GONE;
+    };
+    if e.client_isn != record.client_isn {
+        return ask::GONE;
+    }
+    if record.value & ask::DELETE_ALWAYS != 0 {
+        remove(&record.key, e.peer, e.peer_port);
+        return ask::DELETED;
+    }
+    // The inspector's sockets are on a port of their own, which the daemon puts into the acknowledged
+    // field's place: see the daemon's sweep.
+    let mut at = flow;
+    if record.key.role == role::INSPECTING {
+        at.local_port = (record.value >> 16) as u16;
+    }
+    match socket(skb, &at) {
+        Socket::Alive => ask::ALIVE,
+        Socket::TimeWait => {
+            if record.key.role == role::PROCESSING {
+                e.flags |= flag::ENDED;
+            }
+            ask::TIME_WAIT
+        }
+        Socket::None if record.value & ask::DELETE != 0 => {
+            remove(&record.key, e.peer, e.peer_port);
+            ask::DELETED
+        }
+        Socket::None => ask::NO_SOCKET,
+    }
+}
+
+#[inline(always)]
+fn remove(key: &ConnKey, peer: Addr, port: u16) {
+    if key.role == role::PROCESSING {
+        let _ = PEERS.remove(&PeerKey {
+            peer,
+            port: port.into(),
+        });
+    }
+    let _ = CONNECTIONS.remove(key);
+}
+
+/// For the test that kernel and user space agree: the packet after its Ethernet header is a remote
+/// address (16 bytes) and port (2 bytes, network order); the result is 1 for this node's, 0 for another's.
+pub fn ring_owner(skb: Skb) -> i32 {
+    let Some(b) = skb.load::<18>(ETH) else {
+        return -1;
+    };
+    let mut address = [0u8; 16];
+    let mut i = 0;
+    while i < 16 {
+        address[i] = b[i];
+        i += 1;
+    }
+    match ownership(&Addr::v6(address), u16::from_be_bytes([b[16], b[17]])) {
+        Ownership::Owner => 1,
+        Ownership::NotOwner => 0,
+        Ownership::LeaseExpired => 2,
+        Ownership::NoRing => 3,
+    }
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 36);
