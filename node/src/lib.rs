@@ -1,3 +1,4 @@
 //! the DTS daemon as a library
 
+pub mod config;
 pub mod placement;

@@ -1,0 +1,299 @@
+//! The configuration's types. Values made by [`Config::load`](super::Config::load) are consistent.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dts_core::addr::Addr;
+use dts_core::siphash::siphash24;
+
+/// A node's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What all nodes of the cluster have in common.
+    pub cluster: ClusterConfig,
+    /// This node.
+    pub node: NodeConfig,
+    /// The ring.
+    pub ring: RingConfig,
+    /// All nodes, this one included. Names and addresses are unique.
+    pub members: Vec<Member>,
+    /// The services. VIP and port together are unique, and so is their [`Service::id`].
+    pub services: Vec<Service>,
+}
+
+impl Config {
+    /// This node's entry among the members, with its position.
+    pub fn this_member(&self) -> (usize, &Member) {
+        let mut members = self.members.iter().enumerate();
+        members
+            .find(|(_, member)| member.id == self.node.id)
+            .expect("checked when parsed")
+    }
+
+    /// The daemon's admin socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.node
+            .run_dir
+            .join(format!("{}-{}.sock", self.cluster.name, self.node.id))
+    }
+}
+
+/// `[cluster]`: must be the same on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The cluster's name.
+    pub name: String,
+    /// The file with the cluster's [`Secret`](super::Secret).
+    pub secret_file: PathBuf,
+    /// The port of the back addresses that handovers are opened to; never 0.
+    pub handover_port: u16,
+}
+
+/// `[node]`: this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name among the members.
+    pub id: NodeId,
+    /// The interface to the clients' network.
+    pub front: String,
+    /// The interface to the intra-cluster network; may be the same as `front`.
+    pub back: String,
+    /// Its back address: its identity on the ring.
+    pub address: IpAddr,
+    /// Whether it has points on the ring.
+    pub inspect: bool,
+    /// The address that stands for this node when it hands a connection to itself.
+    pub self_address: IpAddr,
+    /// How long ownership of the ring's arcs outlives the daemon's last sign of life.
+    pub lease: Duration,
+    /// Where the daemon keeps its socket; absolute.
+    pub run_dir: PathBuf,
+    /// Where the filter's maps and programs are pinned; absolute.
+    pub pin_dir: PathBuf,
+    /// How many connections the filter can track.
+    pub connections: u32,
+    /// Threads of the inspector; never 0.
+    pub workers: u16,
+}
+
+/// `[ring]`: must be the same on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Points of each node; never 0.
+    pub virtual_nodes: u16,
+    /// What places nodes, flows and keys.
+    pub hash: HashKind,
+}
+
+/// The ring's hash function, without its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKind {
+    /// MD5, as in the paper.
+    Md5,
+    /// SipHash-2-4, keyed with the cluster's secret.
+    SipHash,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub id: NodeId,
+    /// Its back address.
+    pub address: IpAddr,
+    /// Whether it has points on the ring.
+    pub inspect: bool,
+}
+
+/// A node's name: letters, digits, `.`, `_` and `-`, 1 to 63 of them. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    pub(super) fn new(checked: &str) -> Self {
+        Self(checked.into())
+    }
+}
+
+impl Deref for NodeId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq<str> for NodeId {
+    fn eq(&self, other: &str) -> bool {
+        *self.0 == *other
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// `[[service]]`: an address and port that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The shared address.
+    pub vip: IpAddr,
+    /// The port; never 0.
+    pub port: u16,
+    /// Who decides where a connection goes.
+    pub mode: Mode,
+    /// How a connection moves.
+    pub handover: Handover,
+    /// The port that the inspector listens on; `Some` in mode `l7`.
+    pub inspector_port: Option<u16>,
+    /// What the clients speak.
+    pub protocol: Protocol,
+    /// Path prefixes whose requests stay on the node that the ring chose: the exception of the
+    /// paper's Fig. 9, line B. Goes before the rules.
+    pub keep_local: Vec<String>,
+    /// The first one that matches decides.
+    pub rules: Vec<Rule>,
+    /// Where everything else goes.
+    pub default: Target,
+    /// What becomes of a connection whose target refuses it or is gone.
+    pub on_unreachable: Fate,
+    /// How long a connection may stay undecided.
+    pub undecided_time: Duration,
+    /// How many bytes a connection may send and be undecided.
+    pub undecided_bytes: usize,
+    /// What becomes of a connection that is over one of these limits.
+    pub on_undecided: Fate,
+    /// The line of the file that it begins in.
+    pub line: usize,
+}
+
+impl Service {
+    /// The service's number in the DTS option; see [`service_id`].
+    pub fn id(&self) -> u16 {
+        service_id(self.vip, self.port)
+    }
+}
+
+/// The number by which nodes name a service to each other: a fingerprint of VIP and port, never 0.
+///
+/// SipHash-2-4 of the VIP's 4 or 16 bytes and the port, big-endian, under a fixed public key; its
+/// four 16-bit parts xored; 1 in place of 0. It depends on nothing else, so a node whose file lists
+/// its services in another order, or has one more, still means the same service.
+pub fn service_id(vip: IpAddr, port: u16) -> u16 {
+    const KEY: [u8; 16] = *b"DTS service id 1";
+    let vip = Addr::from(vip);
+    let hash = match vip.v4_octets() {
+        Some(octets) => siphash24(&KEY, &[&octets[..], &port.to_be_bytes()].concat()),
+        None => siphash24(&KEY, &[&vip.as_bytes16()[..], &port.to_be_bytes()].concat()),
+    };
+    let folded = hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48);
+    (folded as u16).max(1)
+}
+
+/// Who decides where a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The ring alone.
+    L4,
+    /// An inspector, by the request.
+    L7,
+}
+
+/// How a connection moves from the inspecting to the processing node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// The best that listener and kernel allow. In this version: [`Handover::Splice`].
+    Auto,
+    /// The paper's: two connections joined by rewriting sequence numbers.
+    Splice,
+}
+
+/// What the clients of a service speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http,
+}
+
+/// What becomes of a connection that can't go where it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The client gets a reset.
+    Reset,
+    /// It goes to the service's default target.
+    Default,
+}
+
+/// `[[service.rule]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Which requests.
+    pub matcher: Matcher,
+    /// Where they go.
+    pub to: Target,
+    /// The line of the file that it begins in.
+    pub line: usize,
+}
+
+/// Which requests a rule is for: those that fit everything given. At least one thing is given.
+///
+/// A path is compared as the client sent it, without the query, percent-encoding untouched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matcher {
+    /// The whole path.
+    pub path: Option<String>,
+    /// How the path begins.
+    pub path_prefix: Option<String>,
+    /// The host, in lower case and without a port. Case doesn't matter in the request.
+    pub host: Option<String>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The node that the ring chose: it inspects the request and keeps it.
+    Local,
+    /// One of these, in turn. Never empty.
+    Nodes(Vec<NodeId>),
+    /// The node that the request target belongs to on the ring (DTS §4.4.1).
+    HashUri,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_id_is_fixed_by_vip_and_port() {
+        let id = |vip: &str, port| service_id(vip.parse().unwrap(), port);
+        // Pinned: nodes of different versions must agree.
+        assert_eq!(id("198.18.0.100", 80), 3483);
+        assert_eq!(id("2001:db8::64", 80), 33865);
+        assert_eq!(id("::ffff:198.18.0.100", 80), id("198.18.0.100", 80));
+        assert_ne!(id("198.18.0.100", 80), id("198.18.0.100", 81));
+    }
+
+    #[test]
+    fn a_service_id_is_never_zero() {
+        let ids: std::collections::BTreeSet<u16> = (1..=u16::MAX)
+            .map(|port| service_id("198.18.0.100".parse().unwrap(), port))
+            .collect();
+        assert!(!ids.contains(&0));
+        // 65535 random draws hit about 1 - 1/e of the values.
+        assert!((40_000..43_000).contains(&ids.len()), "{}", ids.len());
+    }
+}

@@ -1,0 +1,331 @@
+//! `[[service]]`, its rules and targets.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::config::diagnostic::{Report, Reported};
+use crate::config::model::{
+    Fate, Handover, Matcher, Mode, NodeId, Protocol, Rule, Service, Target,
+};
+use crate::config::reader::{Reader, elements, parsed};
+use crate::config::values;
+
+/// A service, and where the file says what about it.
+pub(in crate::config) struct ServiceDraft {
+    pub(in crate::config) service: Service,
+    pub(in crate::config) header: Range<usize>,
+    pub(in crate::config) name: Range<usize>,
+    pub(in crate::config) vip: Range<usize>,
+    pub(in crate::config) port: Range<usize>,
+    pub(in crate::config) inspector_port: Option<Range<usize>>,
+    /// Where each of the service's rules begins.
+    pub(in crate::config) rules: Vec<Range<usize>>,
+}
+
+/// Reads all `[[service]]` tables; the nodes that targets name are added to `named`, also those of
+/// services that can't be used.
+pub(super) fn services(
+    root: &mut Reader<'_>,
+    report: &mut Report<'_>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Vec<Result<ServiceDraft, Reported>> {
+    match root.list(report, "service", "[[service]]") {
+        Ok(values) => values
+            .into_iter()
+            .map(|value| {
+                let table = Reader::of_value("[[service]]", "service", value, report)?;
+                service(table, report, named)
+            })
+            .collect(),
+        Err(reported) => vec![Err(reported)],
+    }
+}
+
+fn service(
+    mut table: Reader<'_>,
+    report: &mut Report<'_>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Result<ServiceDraft, Reported> {
+    let header = table.span();
+    let name = table.required(report, "name", values::name, "\"web\"");
+    let vip = table.required(report, "vip", values::address, "\"198.18.0.100\"");
+    let port = table.required(report, "port", values::port, "80");
+    let mode = table.required(report, "mode", values::mode, "\"l7\"` or `mode = \"l4\"");
+    let inspection = match mode.as_ref().map(Spanned::get_ref) {
+        Ok(Mode::L4) => Inspection::none(&mut table, report),
+        Ok(Mode::L7) => {
+            let port = table.required(report, "inspector_port", values::port, "8081");
+            Inspection::read(port.map(Some), &mut table, report, named)
+        }
+        Err(_) => {
+            let port = table.optional(report, "inspector_port", values::port);
+            Inspection::read(port, &mut table, report, named)
+        }
+    };
+    table.finish(report);
+
+    let (name, vip, port, inspection) = (name?, vip?, port?, inspection?);
+    Ok(ServiceDraft {
+        name: name.span(),
+        vip: vip.span(),
+        port: port.span(),
+        inspector_port: inspection.port.as_ref().map(Spanned::span),
+        rules: inspection.rules.iter().map(Spanned::span).collect(),
+        service: Service {
+            name: name.into_inner(),
+            vip: vip.into_inner(),
+            port: port.into_inner(),
+            mode: mode?.into_inner(),
+            handover: inspection.handover,
+            inspector_port: inspection.port.map(Spanned::into_inner),
+            protocol: inspection.protocol,
+            keep_local: inspection.keep_local,
+            rules: inspection
+                .rules
+                .into_iter()
+                .map(Spanned::into_inner)
+                .collect(),
+            default: inspection.default,
+            on_unreachable: inspection.on_unreachable,
+            undecided_time: inspection.undecided_time,
+            undecided_bytes: inspection.undecided_bytes,
+            on_undecided: inspection.on_undecided,
+            line: report.line(&header),
+        },
+        header,
+    })
+}
+
+/// What a service says about inspection.
+struct Inspection {
+    port: Option<Spanned<u16>>,
+    handover: Handover,
+    protocol: Protocol,
+    keep_local: Vec<String>,
+    rules: Vec<Spanned<Rule>>,
+    default: Target,
+    on_unreachable: Fate,
+    undecided_time: Duration,
+    undecided_bytes: usize,
+    on_undecided: Fate,
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        Self {
+            port: None,
+            handover: Handover::Auto,
+            protocol: Protocol::Http,
+            keep_local: Vec::new(),
+            rules: Vec::new(),
+            default: Target::Local,
+            on_unreachable: Fate::Default,
+            undecided_time: Duration::from_secs(10),
+            undecided_bytes: 65_536,
+            on_undecided: Fate::Default,
+        }
+    }
+}
+
+impl Inspection {
+    /// Of an `l4` service: any of its keys is a misunderstanding.
+    fn none(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Self, Reported> {
+        const KEYS: [&str; 10] = [
+            "handover",
+            "inspector_port",
+            "protocol",
+            "keep_local",
+            "rule",
+            "default",
+            "on_unreachable",
+            "undecided_ms",
+            "undecided_bytes",
+            "on_undecided",
+        ];
+        let mut outcome = Ok(Self::default());
+        for key in KEYS {
+            if let Some(value) = table.raw(key) {
+                outcome = Err(report.error(
+                    &value.span(),
+                    format!("`{key}` means nothing in a service with `mode = \"l4\"`"),
+                    "remove it: the ring alone decides; or write `mode = \"l7\"` to have requests \
+                     inspected",
+                ));
+            }
+        }
+        outcome
+    }
+
+    fn read(
+        port: Result<Option<Spanned<u16>>, Reported>,
+        table: &mut Reader<'_>,
+        report: &mut Report<'_>,
+        named: &mut Vec<Spanned<NodeId>>,
+    ) -> Result<Self, Reported> {
+        let fallback = Self::default();
+        let handover = table.or(report, "handover", values::handover, fallback.handover);
+        let protocol = table.or(report, "protocol", values::protocol, fallback.protocol);
+        let keep_local = keep_local(table, report);
+        let default = match table.raw("default") {
+            Some(value) => target(report, "default", value, named),
+            None => Ok(fallback.default),
+        };
+        let on_unreachable = table.or(
+            report,
+            "on_unreachable",
+            values::fate,
+            fallback.on_unreachable,
+        );
+        let undecided_ms = table.or(report, "undecided_ms", values::number(10..=600_000), 10_000);
+        let undecided_bytes = table.or(
+            report,
+            "undecided_bytes",
+            values::number(64..=1_048_576),
+            fallback.undecided_bytes,
+        );
+        let on_undecided = table.or(report, "on_undecided", values::fate, fallback.on_undecided);
+        let rules = rules(table, report, named);
+        Ok(Self {
+            port: port?,
+            handover: handover?.into_inner(),
+            protocol: protocol?.into_inner(),
+            keep_local: keep_local?,
+            rules: rules?,
+            default: default?,
+            on_unreachable: on_unreachable?.into_inner(),
+            undecided_time: Duration::from_millis(undecided_ms?.into_inner()),
+            undecided_bytes: undecided_bytes?.into_inner(),
+            on_undecided: on_undecided?.into_inner(),
+        })
+    }
+}
+
+fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {
+    let values = table.list(report, "keep_local", "[ \"/downloads/dir0000000001/\" ]")?;
+    let prefixes: Vec<_> = values
+        .into_iter()
+        .map(|value| parsed(report, "keep_local", value, values::path).map(Spanned::into_inner))
+        .collect();
+    prefixes.into_iter().collect()
+}
+
+fn rules(
+    table: &mut Reader<'_>,
+    report: &mut Report<'_>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Result<Vec<Spanned<Rule>>, Reported> {
+    let values = table.list(report, "rule", "[[service.rule]]")?;
+    let rules: Vec<_> = values
+        .into_iter()
+        .map(|value| {
+            let table = Reader::of_value("[[service.rule]]", "rule", value, report)?;
+            rule(table, report, named)
+        })
+        .collect();
+    rules.into_iter().collect()
+}
+
+fn rule(
+    mut table: Reader<'_>,
+    report: &mut Report<'_>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Result<Spanned<Rule>, Reported> {
+    let span = table.span();
+    let path = table.optional(report, "path", values::path);
+    let path_prefix = table.optional(report, "path_prefix", values::path);
+    let host = table.optional(report, "host", values::host);
+    let to = table
+        .required_raw(report, "to", "{ nodes = [\"n1\"] }")
+        .and_then(|value| target(report, "to", value, named));
+    table.finish(report);
+    let matcher = Matcher {
+        path: path?.map(Spanned::into_inner),
+        path_prefix: path_prefix?.map(Spanned::into_inner),
+        host: host?.map(Spanned::into_inner),
+    };
+    if matcher == Matcher::default() {
+        return Err(report.error(
+            &span,
+            "the rule matches every request",
+            "give it a `path`, `path_prefix` or `host`, or write the target as the service's \
+             `default`",
+        ));
+    }
+    if let (Some(path), Some(prefix)) = (&matcher.path, &matcher.path_prefix)
+        && !path.starts_with(prefix.as_str())
+    {
+        return Err(report.error(
+            &span,
+            format!("the rule matches nothing: {path:?} does not begin with {prefix:?}"),
+            "leave out `path_prefix`",
+        ));
+    }
+    let line = report.line(&span);
+    Ok(Spanned::new(
+        span,
+        Rule {
+            matcher,
+            to: to?,
+            line,
+        },
+    ))
+}
+
+/// A target; the nodes it names are added to `named`.
+fn target<'a>(
+    report: &mut Report<'_>,
+    key: &'static str,
+    value: &'a Spanned<DeValue<'a>>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Result<Target, Reported> {
+    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" }";
+    let table = match value.get_ref() {
+        DeValue::String(text) if text == "local" => return Ok(Target::Local),
+        DeValue::Table(table) => table,
+        _ => return Err(report.error(&value.span(), format!("`{key}` is no target"), HELP)),
+    };
+    let mut table = Reader::new("a target", table, value.span());
+    let hash = table.raw("hash");
+    let nodes = table.raw("nodes");
+    table.finish(report);
+    match (hash, nodes) {
+        (Some(hash), None) => match hash.get_ref() {
+            DeValue::String(text) if text == "uri" => Ok(Target::HashUri),
+            _ => Err(report.error(&hash.span(), "`hash` is no known key", "write \"uri\"")),
+        },
+        (None, Some(nodes)) => node_list(report, nodes, named).map(Target::Nodes),
+        (None, None) | (Some(_), Some(_)) => {
+            let message = format!("`{key}` must have either `nodes` or `hash`");
+            Err(report.error(&value.span(), message, HELP))
+        }
+    }
+}
+
+fn node_list<'a>(
+    report: &mut Report<'_>,
+    value: &'a Spanned<DeValue<'a>>,
+    named: &mut Vec<Spanned<NodeId>>,
+) -> Result<Vec<NodeId>, Reported> {
+    let values = elements(report, "nodes", value, "nodes = [\"n1\"]")?;
+    if values.is_empty() {
+        return Err(report.error(&value.span(), "`nodes` is empty", "name at least one node"));
+    }
+    let ids: Vec<_> = values
+        .into_iter()
+        .map(|value| parsed(report, "nodes", value, values::node_id))
+        .collect();
+    let ids = ids.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut seen = BTreeSet::new();
+    for id in &ids {
+        if !seen.insert(id.get_ref().clone()) {
+            let message = format!("`nodes` has {:?} twice", id.get_ref());
+            return Err(report.error(&id.span(), message, "name each node once"));
+        }
+    }
+    named.extend(ids.iter().cloned());
+    Ok(ids.into_iter().map(Spanned::into_inner).collect())
+}

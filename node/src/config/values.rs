@@ -1,0 +1,255 @@
+//! Single values: each function takes one from TOML, or says what is wrong with it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeValue;
+
+use super::model::{Fate, Handover, HashKind, Mode, NodeId, Protocol};
+use super::reader::described;
+
+/// What is wrong with a value: `what` continues a sentence that begins with the key.
+pub(super) struct Problem {
+    pub(super) what: String,
+    pub(super) help: String,
+}
+
+impl Problem {
+    pub(super) fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            help: help.into(),
+        }
+    }
+}
+
+pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, Problem> {
+    match value {
+        DeValue::String(text) => Ok(text),
+        other => Err(Problem::new(
+            format!("must be a string, not {}", described(other)),
+            "write it in double quotes",
+        )),
+    }
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Problem> {
+    match value {
+        DeValue::Boolean(flag) => Ok(*flag),
+        other => Err(Problem::new(
+            format!("must be true or false, not {}", described(other)),
+            "write `true` or `false`, without quotes",
+        )),
+    }
+}
+
+/// A whole number within `range`, which must fit `T`.
+pub(super) fn number<T: TryFrom<i64>>(
+    range: RangeInclusive<i64>,
+) -> impl FnOnce(&DeValue<'_>) -> Result<T, Problem> {
+    move |value| {
+        let help = format!(
+            "write a whole number from {} to {}",
+            range.start(),
+            range.end()
+        );
+        let DeValue::Integer(integer) = value else {
+            let what = format!("must be a whole number, not {}", described(value));
+            return Err(Problem::new(what, help));
+        };
+        i64::from_str_radix(integer.as_str(), integer.radix())
+            .ok()
+            .filter(|number| range.contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or_else(|| Problem::new(format!("is {}, out of range", integer.as_str()), help))
+    }
+}
+
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Problem> {
+    number(1..=65535)(value)
+}
+
+/// The address of a node or a service.
+pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Problem> {
+    let text = text(value)?;
+    let quoted = format!("is {text:?}");
+    let v4 = match text.parse() {
+        Ok(IpAddr::V4(v4)) => v4,
+        Ok(IpAddr::V6(_)) => {
+            return Err(Problem::new(
+                format!("{quoted}: IPv6 comes in a later version"),
+                "use an IPv4 address",
+            ));
+        }
+        Err(_) => {
+            return Err(Problem::new(
+                format!("{quoted}, not an IP address"),
+                "write an address alone, such as \"198.18.1.11\", without port or prefix length",
+            ));
+        }
+    };
+    if usable(v4) {
+        Ok(v4.into())
+    } else {
+        Err(Problem::new(
+            format!("{quoted}, which no host can have on a network"),
+            "use a unicast address that is not a loopback address",
+        ))
+    }
+}
+
+fn usable(addr: Ipv4Addr) -> bool {
+    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
+}
+
+/// A name that may become part of a file name.
+pub(super) fn name(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=63).contains(&text.len()) && text.chars().all(allowed) && !text.starts_with('.') {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::new(
+            format!("is {text:?}, which can't be a name"),
+            "use 1 to 63 letters, digits, `-`, `_` and `.`, not starting with a dot",
+        ))
+    }
+}
+
+pub(super) fn node_id(value: &DeValue<'_>) -> Result<NodeId, Problem> {
+    name(value).map(|name| NodeId::new(&name))
+}
+
+/// An interface's name, as the kernel allows it (`dev_valid_name`).
+pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
+    if (1..=15).contains(&text.len()) && text != "." && text != ".." && !text.contains(forbidden) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::new(
+            format!("is {text:?}, which can't be an interface"),
+            "write the name that `ip link` shows, such as \"eth0\"",
+        ))
+    }
+}
+
+/// A file; a relative path is relative to `directory`.
+pub(super) fn file_in(directory: &Path) -> impl FnOnce(&DeValue<'_>) -> Result<PathBuf, Problem> {
+    move |value| match text(value)? {
+        "" => Err(Problem::new("is empty", "write the path of the file")),
+        path => Ok(directory.join(path)),
+    }
+}
+
+/// A directory that stays where it is, whatever the daemon's working directory.
+pub(super) fn directory(value: &DeValue<'_>) -> Result<PathBuf, Problem> {
+    let path = Path::new(text(value)?);
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        Err(Problem::new(
+            format!("is {:?}, not an absolute path", path.display().to_string()),
+            "write a path that starts with `/`",
+        ))
+    }
+}
+
+/// The beginning of a URI's path, or all of it.
+pub(super) fn path(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let problem = |what: &str, help| Err(Problem::new(format!("is {text:?}, {what}"), help));
+    if !text.starts_with('/') {
+        problem(
+            "not a path",
+            "write it as clients send it, from the first `/` on",
+        )
+    } else if text.contains(['?', '#']) {
+        problem(
+            "more than a path",
+            "leave out the query: it takes no part in the comparison",
+        )
+    } else if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        problem(
+            "which no client sends like this",
+            "write spaces and letters outside ASCII percent-encoded, as clients send them",
+        )
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A host name or address for comparison with the `Host` header; in lower case.
+pub(super) fn host(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let problem = |what: &str, help| Err(Problem::new(format!("is {text:?}, {what}"), help));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.contains(':') {
+        problem(
+            "more than a host",
+            "write the name alone: scheme and port take no part",
+        )
+    } else if text.contains('*') {
+        problem(
+            "a pattern",
+            "write one rule for each name: there are no wildcards",
+        )
+    } else if text.is_empty() || !text.chars().all(allowed) {
+        problem("not a host", "write a name such as \"img.example.com\"")
+    } else {
+        Ok(text.trim_end_matches('.').to_ascii_lowercase())
+    }
+}
+
+pub(super) fn mode(value: &DeValue<'_>) -> Result<Mode, Problem> {
+    one_of(value, &[("l4", Mode::L4), ("l7", Mode::L7)])
+}
+
+pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Problem> {
+    one_of(value, &[("http", Protocol::Http)])
+}
+
+pub(super) fn hash(value: &DeValue<'_>) -> Result<HashKind, Problem> {
+    one_of(
+        value,
+        &[("siphash", HashKind::SipHash), ("md5", HashKind::Md5)],
+    )
+}
+
+pub(super) fn fate(value: &DeValue<'_>) -> Result<Fate, Problem> {
+    one_of(value, &[("default", Fate::Default), ("reset", Fate::Reset)])
+}
+
+pub(super) fn handover(value: &DeValue<'_>) -> Result<Handover, Problem> {
+    if text(value)? == "adopt" {
+        return Err(Problem::new(
+            "is \"adopt\", which this version does not have",
+            "write `handover = \"auto\"`, or \"splice\"",
+        ));
+    }
+    one_of(
+        value,
+        &[("auto", Handover::Auto), ("splice", Handover::Splice)],
+    )
+}
+
+/// The one membership source there is.
+pub(super) fn membership_source(value: &DeValue<'_>) -> Result<(), Problem> {
+    one_of(value, &[("static", ())])
+}
+
+fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, Problem> {
+    let text = text(value)?;
+    if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+        return Ok(*choice);
+    }
+    let names: Vec<_> = choices
+        .iter()
+        .map(|(name, _)| format!("{name:?}"))
+        .collect();
+    Err(Problem::new(
+        format!("is {text:?}, unknown"),
+        format!("write {}", names.join(" or ")),
+    ))
+}
