@@ -49,9 +49,7 @@ pub(crate) fn install(packages: &[Package]) -> anyhow::Result<()> {
         eprintln!("warning: {error:#}; trying with the lists at hand");
     }
     run(
-        Command::new("sh")
-            .args(["-c", INSTALL, "setup", POLICY, POLICY_MARK])
-            .args(&names),
+        &mut install_command(Path::new(POLICY), &names),
         "installing the packages",
     )?;
     for (_, service) in SERVICES
@@ -61,6 +59,16 @@ pub(crate) fn install(packages: &[Package]) -> anyhow::Result<()> {
         disable(service)?;
     }
     Ok(())
+}
+
+fn install_command(policy: &Path, names: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", INSTALL, "setup"])
+        .arg(policy)
+        .arg(POLICY_MARK)
+        .args(names);
+    command
 }
 
 /// Removes the policy that a killed set-up has left; a policy that is not ours stays.
@@ -109,4 +117,99 @@ fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
         "{what} failed ({status}); what {program} said stands above"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, path::PathBuf, process::Output};
+
+    use super::*;
+
+    /// A folder with a stand-in for apt-get and a place for the policy.
+    struct Machine(PathBuf);
+
+    impl Machine {
+        /// `apt_get` is shell; `$policy` is the policy's path, `$*` what apt-get was told.
+        fn new(test: &str, apt_get: &str) -> Self {
+            let machine =
+                Self(env::temp_dir().join(format!("dts-apt-{}-{test}", std::process::id())));
+            fs::create_dir_all(&machine.0).expect("make a temporary folder");
+            // Written by another process: while this one has a program open for writing, the
+            // children of tests that run at the same time may hold it open too, and a program that
+            // is being written cannot be run.
+            let policy = machine.policy();
+            let script = format!("#!/bin/sh\npolicy={}\n{apt_get}\n", policy.display());
+            let status = Command::new("sh")
+                .args(["-c", r#"printf %s "$2" >"$1" && chmod 755 "$1""#, "write"])
+                .arg(machine.0.join("apt-get"))
+                .arg(script)
+                .status()
+                .expect("run a shell");
+            assert!(status.success());
+            machine
+        }
+
+        fn policy(&self) -> PathBuf {
+            self.0.join("policy-rc.d")
+        }
+
+        fn install(&self, names: &[&str]) -> Output {
+            let path = env::var("PATH").expect("there is a PATH");
+            install_command(&self.policy(), names)
+                .env("PATH", format!("{}:{path}", self.0.display()))
+                .output()
+                .expect("run a shell")
+        }
+    }
+
+    impl Drop for Machine {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn services_are_forbidden_to_start_while_packages_are_installed() {
+        let machine = Machine::new("install", r#""$policy" nginx start; echo "$? $*""#);
+        let output = machine.install(&["nginx-light", "curl"]);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success());
+        assert!(told.starts_with("101 -q install --yes"), "{told}");
+        assert!(told.ends_with("-- nginx-light curl\n"), "{told}");
+        assert!(!machine.policy().exists());
+    }
+
+    #[test]
+    fn the_policy_goes_when_the_installation_fails() {
+        let machine = Machine::new("fail", "exit 100");
+        assert_eq!(machine.install(&["curl"]).status.code(), Some(100));
+        assert!(!machine.policy().exists());
+    }
+
+    #[test]
+    fn the_policy_goes_when_the_installation_is_interrupted() {
+        let machine = Machine::new("interrupt", "kill -TERM $PPID");
+        assert_eq!(machine.install(&["curl"]).status.code(), Some(130));
+        assert!(!machine.policy().exists());
+    }
+
+    #[test]
+    fn a_policy_of_the_machine_stays_as_it_is() {
+        let machine = Machine::new("own", "true");
+        fs::write(machine.policy(), "the machine's own").expect("write a file");
+        assert!(machine.install(&["curl"]).status.success());
+        remove_policy_at(&machine.policy()).expect("nothing to remove");
+        let text = fs::read_to_string(machine.policy()).expect("the policy is there");
+        assert_eq!(text, "the machine's own");
+    }
+
+    #[test]
+    fn a_leftover_policy_is_removed() {
+        // Killed, not interrupted: no trap runs.
+        let machine = Machine::new("leftover", "kill -KILL $PPID");
+        assert_eq!(machine.install(&["curl"]).status.code(), None);
+        assert!(machine.policy().exists());
+        remove_policy_at(&machine.policy()).expect("remove the policy");
+        assert!(!machine.policy().exists());
+    }
 }
