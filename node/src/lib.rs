@@ -1,4 +1,5 @@
 //! the DTS daemon as a library
 
 pub mod config;
+pub mod inspect;
 pub mod placement;

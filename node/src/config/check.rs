@@ -104,7 +104,8 @@ fn unique_members(members: &[MemberDraft], report: &mut Report<'_>) {
 
 fn ring_fits(ring: &Spanned<RingConfig>, members: &[MemberDraft], report: &mut Report<'_>) {
     let inspecting = members.iter().filter(|draft| draft.member.inspect).count();
-    let points = inspecting * usize::from(ring.get_ref().virtual_nodes);
+    // Requests are placed on a ring with points of all members.
+    let points = members.len() * usize::from(ring.get_ref().virtual_nodes);
     if let (Some(member), 0) = (members.first(), inspecting) {
         report.error(
             &member.id,
@@ -118,7 +119,7 @@ fn ring_fits(ring: &Spanned<RingConfig>, members: &[MemberDraft], report: &mut R
             format!("the ring would have {points} points, more than {MAX_POINTS}"),
             format!(
                 "write `virtual_nodes = {}` or less",
-                MAX_POINTS as usize / inspecting
+                MAX_POINTS as usize / members.len()
             ),
         );
     }

@@ -114,8 +114,9 @@ pub struct Member {
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
-    pub(super) fn new(checked: &str) -> Self {
-        Self(checked.into())
+    /// The caller has checked that it can be a name.
+    pub(crate) fn unchecked(name: &str) -> Self {
+        Self(name.into())
     }
 }
 

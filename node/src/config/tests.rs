@@ -128,7 +128,7 @@ fn the_example_becomes_a_configuration() {
     assert_eq!(images.matcher.host.as_deref(), Some("img.example.com"));
     assert_eq!(
         images.to,
-        Target::Nodes(vec![NodeId::new("n2"), NodeId::new("n1")])
+        Target::Nodes(vec![NodeId::unchecked("n2"), NodeId::unchecked("n1")])
     );
     assert_eq!((plain.mode, plain.inspector_port), (Mode::L4, None));
 }
@@ -163,7 +163,7 @@ fn every_key_can_be_given() {
     assert_eq!(config.node.lease, Duration::from_millis(500));
     let web = &config.services[0];
     assert_eq!(web.handover, Handover::Splice);
-    assert_eq!(web.default, Target::Nodes(vec![NodeId::new("n2")]));
+    assert_eq!(web.default, Target::Nodes(vec![NodeId::unchecked("n2")]));
     assert_eq!(
         (web.on_unreachable, web.on_undecided),
         (Fate::Reset, Fate::Reset)
@@ -349,8 +349,8 @@ fn the_ring_has_to_fit() {
         .replace("[membership]", "[ring]\nvirtual_nodes = 4096\n[membership]");
     assert_only_error(
         &text,
-        "11:1: error: the ring would have 24576 points, more than 16384\n  help: write \
-         `virtual_nodes = 2730` or less",
+        "11:1: error: the ring would have 28672 points, more than 16384\n  help: write \
+         `virtual_nodes = 2340` or less",
     );
 }
 

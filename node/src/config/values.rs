@@ -118,7 +118,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Result<String, Problem> {
 }
 
 pub(super) fn node_id(value: &DeValue<'_>) -> Result<NodeId, Problem> {
-    name(value).map(|name| NodeId::new(&name))
+    name(value).map(|name| NodeId::unchecked(&name))
 }
 
 /// An interface's name, as the kernel allows it (`dev_valid_name`).

@@ -8,6 +8,8 @@ use dts_core::ring::{
     MAX_POINTS, RingHashSpec, RingPoint, flow_hash, key_hash, owner_index, point_hash,
 };
 
+use crate::config::{Config, Member};
+
 /// A node's number: its position in the list of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(pub u32);
@@ -75,6 +77,32 @@ impl Ring {
             hash,
             points: settle(candidates.collect()),
         })
+    }
+
+    /// The ring that says who inspects a connection: points of the members that inspect.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many points, which a checked configuration doesn't have.
+    pub fn of_flows(
+        epoch: u64,
+        hash: RingHashSpec,
+        config: &Config,
+    ) -> Result<Self, TooManyPoints> {
+        Self::build(epoch, hash, &ring_members(config, |member| member.inspect))
+    }
+
+    /// The ring that request keys are placed on: points of all members (DTS §4.4.1).
+    ///
+    /// # Errors
+    ///
+    /// When there are too many points, which a checked configuration doesn't have.
+    pub fn of_requests(
+        epoch: u64,
+        hash: RingHashSpec,
+        config: &Config,
+    ) -> Result<Self, TooManyPoints> {
+        Self::build(epoch, hash, &ring_members(config, |_| true))
     }
 
     /// The version.
@@ -147,6 +175,20 @@ impl Ring {
             .binary_search_by_key(&owner.hash, |point| point.hash)
             .ok()
     }
+}
+
+/// All members, with points for those that `has_points` selects.
+fn ring_members(config: &Config, has_points: impl Fn(&Member) -> bool) -> Vec<RingMember> {
+    let virtual_nodes = config.ring.virtual_nodes;
+    (0..)
+        .map(NodeIndex)
+        .zip(&config.members)
+        .map(|(index, member)| RingMember {
+            index,
+            address: member.address.into(),
+            points: if has_points(member) { virtual_nodes } else { 0 },
+        })
+        .collect()
 }
 
 /// How many hash values there are: 2^64.

@@ -1,0 +1,138 @@
+//! Inspectors: from the first bytes of a connection to the node that should have it (DTS §2.1).
+//!
+//! An inspector is a pure function. It does no I/O and keeps no time: whoever calls it reads from the
+//! connection, asks again when there is more, and carries out the decision. Which member a
+//! [`TargetChoice`] means at the moment is for [`Placement`](crate::placement::Placement) to say.
+
+pub mod http;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::config::NodeId;
+
+/// What is known of a connection besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// The client.
+    pub remote: SocketAddr,
+    /// The service: VIP and port, not the inspector's port.
+    pub local: SocketAddr,
+}
+
+/// Decides about connections.
+pub trait Inspector: Send + Sync {
+    /// Decides by everything that the client has sent so far, from the first byte on.
+    ///
+    /// Asked again with more bytes after [`Decision::NeedMore`]. A decision must not depend on how the
+    /// bytes were cut into segments: with more bytes it is the same.
+    fn inspect(&self, connection: &ConnectionInfo, bytes: &[u8]) -> Decision;
+}
+
+/// What an inspector says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing yet: the bytes so far could still become anything.
+    NeedMore,
+    /// The connection goes here.
+    Handover(TargetChoice),
+    /// The client gets a reset.
+    Reject(Reason),
+}
+
+/// Why a connection is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Undecided after as many bytes as the service allows.
+    TooLong,
+    /// Undecided after as much time as the service allows.
+    TooSlow,
+    /// Not a request that the inspector lets in.
+    Refused,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLong => "undecided after too many bytes",
+            Self::TooSlow => "undecided for too long",
+            Self::Refused => "refused by the inspector",
+        })
+    }
+}
+
+/// Where a connection goes, as far as its request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetChoice {
+    /// To the inspecting node itself.
+    Local,
+    /// To one of these nodes, in turn.
+    Nodes(Arc<NodeSet>),
+    /// To the node that owns this place on the ring of requests.
+    Key(u64),
+}
+
+/// Nodes that take turns.
+#[derive(Debug)]
+pub struct NodeSet {
+    nodes: Box<[NodeId]>,
+    next: AtomicUsize,
+}
+
+impl NodeSet {
+    /// The nodes in the order of their turns.
+    pub fn new(nodes: impl Into<Box<[NodeId]>>) -> Self {
+        Self {
+            nodes: nodes.into(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// All nodes, starting with the one whose turn it is; the turn passes on.
+    pub fn take_turn(&self) -> impl Iterator<Item = &NodeId> {
+        // Only the count matters, nothing is published by it.
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let (later, first) = self.nodes.split_at(turn % self.nodes.len().max(1));
+        first.iter().chain(later)
+    }
+}
+
+/// The same nodes in the same order; whose turn it is makes no difference.
+impl PartialEq for NodeSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.nodes == other.nodes
+    }
+}
+
+impl Eq for NodeSet {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_take_turns() {
+        let ids = ["a", "b", "c"].map(NodeId::unchecked);
+        let set = NodeSet::new(ids);
+        let turns: Vec<Vec<_>> = (0..4)
+            .map(|_| set.take_turn().map(|id| id.to_string()).collect())
+            .collect();
+        assert_eq!(
+            turns,
+            [
+                ["a", "b", "c"],
+                ["b", "c", "a"],
+                ["c", "a", "b"],
+                ["a", "b", "c"]
+            ]
+        );
+    }
+
+    #[test]
+    fn an_empty_set_has_no_turn() {
+        let set = NodeSet::new([]);
+        assert_eq!(set.take_turn().count(), 0);
+    }
+}
