@@ -36,6 +36,14 @@ pub enum BuildError {
         /// What it was run with.
         toolchain: Box<Toolchain>,
     },
+    /// clippy has found something; what it said stands above.
+    #[error("clippy finds fault with the packet filter in {} ({status})", .folder.display())]
+    Lint {
+        /// The filter's folder.
+        folder: PathBuf,
+        /// How clippy ended.
+        status: ExitStatus,
+    },
 }
 
 /// Builds the filter whose crate lies in `folder` and returns the object file's path.
@@ -53,7 +61,14 @@ pub fn build(
 ) -> Result<PathBuf, BuildError> {
     let mut command = Command::new(cargo_of(toolchain));
     prepare(&mut command, "build", toolchain, folder, target_dir);
-    run(command, toolchain, folder)?;
+    let status = run(&mut command)?;
+    if !status.success() {
+        return Err(BuildError::Failed {
+            folder: folder.to_owned(),
+            status,
+            toolchain: Box::new(toolchain.clone()),
+        });
+    }
     Ok(target_dir.join(TARGET).join("release/dts-ebpf"))
 }
 
@@ -70,7 +85,14 @@ pub fn lint(toolchain: &Toolchain, folder: &Path, target_dir: &Path) -> Result<(
     command
         .env("CARGO", cargo_of(toolchain))
         .args(["--", "-D", "warnings"]);
-    run(command, toolchain, folder)
+    let status = run(&mut command)?;
+    if !status.success() {
+        return Err(BuildError::Lint {
+            folder: folder.to_owned(),
+            status,
+        });
+    }
+    Ok(())
 }
 
 fn cargo_of(toolchain: &Toolchain) -> PathBuf {
@@ -109,18 +131,10 @@ fn prepare(
     }
 }
 
-fn run(mut command: Command, toolchain: &Toolchain, folder: &Path) -> Result<(), BuildError> {
-    let status = command.status().map_err(|source| BuildError::Start {
+fn run(command: &mut Command) -> Result<ExitStatus, BuildError> {
+    command.status().map_err(|source| BuildError::Start {
         program: PathBuf::from(command.get_program()),
         source,
-    })?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(BuildError::Failed {
-        folder: folder.to_owned(),
-        status,
-        toolchain: Box::new(toolchain.clone()),
     })
 }
 
