@@ -134,6 +134,15 @@ fn the_example_becomes_a_configuration() {
 }
 
 #[test]
+fn the_documented_file_is_right() {
+    let documentation = include_str!("../../../docs/configuration.md");
+    let (_, rest) = documentation.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let (config, _) = parse(example).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.services.len(), 1);
+}
+
+#[test]
 fn every_key_can_be_given() {
     let text = changed("[cluster]", "[cluster]\nhandover_port = 7000")
         .replace(
