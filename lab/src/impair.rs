@@ -6,22 +6,26 @@
 //! An impairment of a whole network acts once on each frame, where the frame leaves the hub; a flooded frame meets
 //! it once per receiver. An impairment of one place acts on what goes to the place, comes from it, or both.
 //!
-//! While frames are lost or duplicated, the senders of that network do not leave segmentation to the (virtual)
+//! While frames are lost, duplicated or overtaken, the senders of that network do not leave segmentation to the (virtual)
 //! hardware: otherwise one 64 KB frame, the loss of which is a burst of 45 segments, would count as one.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delay_line::{Line, Shape};
+use crate::delay_line::{self, Line, Shape};
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
+use crate::lock::Lock;
 use crate::netns;
+use crate::process::LabProcess;
 use crate::spec::{LabSpec, Network, Place};
+use crate::topology;
 
 /// Something wrong with a network.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,6 +188,7 @@ impl Lab {
     pub fn set_impairments(&self, all: &[Impairment]) -> Result<()> {
         all.iter()
             .try_for_each(|impairment| impairment.validate(self.spec()))?;
+        let _lock = Lock::acquire()?;
         let path = self.dir().join(STATE);
         let json = serde_json::to_vec_pretty(all).expect("impairments are JSON");
         fs::write(&path, json).map_err(LabError::io("cannot write", &path))?;
@@ -191,7 +196,7 @@ impl Lab {
         let ports = combine(self.spec(), all);
         self.set_delay_line(&ports)?;
         self.set_segmentation(&ports)?;
-        let hub = netns::name(&self.spec().name, Place::Hub);
+        let hub = self.namespace(Place::Hub)?;
         let rules = rules(self.spec(), &ports);
         netns::within(&hub, || {
             netns::run_with_input(Command::new("nft").args(["-f", "-"]), &rules)
@@ -200,51 +205,39 @@ impl Lab {
 
     /// Starts, changes or ends the delay line.
     fn set_delay_line(&self, ports: &Ports) -> Result<()> {
-        let lines: Vec<Line> = ports
-            .iter()
-            .filter(|(_, (to, from))| {
-                to.shape != Shape::default() || from.shape != Shape::default()
-            })
-            .map(|((network, place), (to, from))| {
-                let port = place.hub_port(*network);
-                Line {
-                    bridge_side: line_port(&port),
-                    place_side: port,
-                    to_place: to.shape,
-                    from_place: from.shape,
-                }
-            })
-            .collect();
+        let lines = lines(ports);
         let path = self.dir().join(DELAY_LINE);
         let before: Vec<Line> = fs::read(&path)
             .ok()
             .and_then(|json| serde_json::from_slice(&json).ok())
             .unwrap_or_default();
-        if before == lines
-            && (lines.is_empty()
-                || self
-                    .process(Place::Hub, DELAY_LINE_TAG)
-                    .is_some_and(|line| line.is_alive()))
+        let running = self.process(Place::Hub, DELAY_LINE_TAG);
+        if before == lines && running.as_ref().is_some_and(LabProcess::is_alive) != lines.is_empty()
         {
             return Ok(());
         }
-        if let Some(running) = self.process(Place::Hub, DELAY_LINE_TAG) {
+        if let Some(running) = running {
             running.stop();
         }
-        let hub = netns::name(&self.spec().name, Place::Hub);
+        let hub = self.namespace(Place::Hub)?;
         netns::ip_batch(&hub, &rewire(self.spec(), &before, &lines))?;
-        if lines.is_empty() {
-            let _ = fs::remove_file(&path);
-            return Ok(());
-        }
         let json = serde_json::to_vec_pretty(&lines).expect("lines are JSON");
         fs::write(&path, json).map_err(LabError::io("cannot write", &path))?;
+        if !lines.is_empty() {
+            self.start_delay_line(&path)?;
+        }
+        topology::wait_until_connected(self.spec())
+    }
+
+    fn start_delay_line(&self, config: &Path) -> Result<()> {
         let mut command = Command::new(&self.spec().dts_exe);
-        command.args(["lab", "delay-line"]).arg(&path);
+        command.args(["lab", "delay-line"]).arg(config);
+        // Its log is looked at below: that of an earlier one must not be taken for it.
+        let _ = fs::remove_file(self.log_path(Place::Hub, DELAY_LINE_TAG));
         let process = self.spawn_tagged(Place::Hub, DELAY_LINE_TAG, &command)?;
         self.wait_ready("the delay line", &process, Duration::from_secs(5), || {
             fs::read(process.log_path())
-                .is_ok_and(|log| log.starts_with(crate::delay_line::READY.as_bytes()))
+                .is_ok_and(|log| log.starts_with(delay_line::READY.as_bytes()))
         })
     }
 
@@ -252,7 +245,7 @@ impl Lab {
     fn set_segmentation(&self, ports: &Ports) -> Result<()> {
         for network in Network::ALL {
             let lossy = ports.iter().any(|((of, _), (to, from))| {
-                *of == network && (to.rates != Rates::default() || from.rates != Rates::default())
+                *of == network && (to.picks_frames() || from.picks_frames())
             });
             let mark = self.dir().join(format!("segmented-{network}"));
             if lossy == mark.exists() {
@@ -306,7 +299,36 @@ fn combine(spec: &LabSpec, all: &[Impairment]) -> Ports {
     ports
 }
 
+/// The delay lines that this takes.
+fn lines(ports: &Ports) -> Vec<Line> {
+    let delayed = ports
+        .iter()
+        .filter(|(_, (to, from))| to.needs_line() || from.needs_line());
+    let line = |((network, place), (to, from)): (&(Network, Place), &(Port, Port))| {
+        let place_side = place.hub_port(*network);
+        let bridge_side = line_port(&place_side);
+        Line {
+            place_side,
+            bridge_side,
+            to_place: to.shape,
+            from_place: from.shape,
+        }
+    };
+    delayed.map(line).collect()
+}
+
 impl Port {
+    /// Whether nftables alone cannot do it.
+    fn needs_line(&self) -> bool {
+        self.shape != Shape::default()
+    }
+
+    /// Whether frames fare differently, so that it matters what one frame is.
+    fn picks_frames(&self) -> bool {
+        let Rates { loss, duplicate } = self.rates;
+        (loss > 0.0 && loss < 1.0) || duplicate > 0.0 || self.shape.reorder > 0.0
+    }
+
     fn add(&mut self, effect: Effect) {
         match effect {
             Effect::Loss(rate) => self.rates.loss = either(self.rates.loss, rate),
@@ -335,7 +357,7 @@ fn rules(spec: &LabSpec, ports: &Ports) -> String {
         for place in spec.ports(network) {
             let (to, from) = ports.get(&(network, place)).copied().unwrap_or_default();
             // Rules work where the bridge ends: with a delay line in between, that is the delay line's veth pair.
-            let port = if to.shape != Shape::default() || from.shape != Shape::default() {
+            let port = if to.needs_line() || from.needs_line() {
                 inner_port(&place.hub_port(network))
             } else {
                 place.hub_port(network)

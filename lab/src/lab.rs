@@ -358,7 +358,7 @@ impl Lab {
         self.dir.join(PROCESSES).join(format!("{place}.{tag}.json"))
     }
 
-    fn log_path(&self, place: Place, tag: &str) -> PathBuf {
+    pub(crate) fn log_path(&self, place: Place, tag: &str) -> PathBuf {
         self.place_dir(place).join(format!("{tag}.log"))
     }
 

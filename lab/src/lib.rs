@@ -16,8 +16,10 @@
 //! Everything a lab makes carries its name and is found by that name alone: [`down`] removes a lab whose maker was
 //! killed half-way as well as one that works.
 
+mod capture;
 mod cgroup;
 pub mod cli;
+mod content;
 mod daemon;
 pub mod delay_line;
 mod error;
@@ -25,16 +27,20 @@ mod guard;
 mod impair;
 mod lab;
 mod lock;
+mod measure;
 mod netns;
 mod process;
 mod server;
 mod spec;
 mod topology;
 
+pub use capture::{Capture, Segment, TcpFlags, TcpOptions};
+pub use content::{ContentFile, FileSet, sha256};
 pub use error::{LabError, Result};
 pub use guard::{LabGuard, remove_on_signals};
 pub use impair::{Direction, Effect, Impairment};
 pub use lab::{Lab, LabSummary, down, list};
+pub use measure::Counters;
 pub use process::LabProcess;
 /// The signals that [`Lab::stop_daemon`] and [`LabProcess::signal`] take.
 pub use rustix::process::Signal;

@@ -13,15 +13,21 @@
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{LabError, Result};
+use crate::guard::check_interrupted;
 use crate::netns;
+use crate::process::wait_until;
 use crate::spec::{LabSpec, Network, Place, VIP};
+
+/// How long interfaces may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes the namespaces, their wires and addresses. On failure some are left: [`remove`] takes whatever is there.
 pub(crate) fn create(spec: &LabSpec) -> Result<()> {
     for place in spec.places() {
-        crate::guard::check_interrupted()?;
+        check_interrupted()?;
         let namespace = netns::name(&spec.name, place);
         netns::add(&namespace)?;
         prepare_namespace(spec, place, &namespace)?;
@@ -51,7 +57,51 @@ pub(crate) fn create(spec: &LabSpec) -> Result<()> {
             netns::set_sysctl(&netns::name(&spec.name, place), key, value)?;
         }
     }
-    Ok(())
+    wait_until_connected(spec)
+}
+
+/// Waits until all interfaces of the lab carry frames. The kernel reacts to a new carrier up to a
+/// second later; what is sent before is lost.
+pub(crate) fn wait_until_connected(spec: &LabSpec) -> Result<()> {
+    let mut unconnected = Ok(Vec::new());
+    let done = wait_until(CONNECT_TIMEOUT, || {
+        unconnected = unconnected_interfaces(spec);
+        unconnected.as_ref().map_or(true, Vec::is_empty) || check_interrupted().is_err()
+    });
+    check_interrupted()?;
+    let unconnected = unconnected?;
+    match done {
+        true => Ok(()),
+        false => Err(LabError::System {
+            what: format!(
+                "interfaces of the lab did not come up: {}",
+                unconnected.join("; ")
+            ),
+            source: std::io::ErrorKind::TimedOut.into(),
+        }),
+    }
+}
+
+/// The interfaces that do not forward frames yet, as `ip` and `bridge` show them.
+fn unconnected_interfaces(spec: &LabSpec) -> Result<Vec<String>> {
+    let lines = |command: &mut Command| -> Result<Vec<String>> {
+        let text = String::from_utf8_lossy(&netns::run(command)?).into_owned();
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    let hub = netns::name(&spec.name, Place::Hub);
+    let mut unconnected = lines(Command::new("bridge").args(["-n", &hub, "link", "show"]))?;
+    // A port whose other end was taken down on purpose has no carrier.
+    unconnected.retain(|port| !port.contains("state forwarding") && !port.contains("NO-CARRIER"));
+    for place in spec.client_places().chain(spec.node_places()) {
+        let namespace = netns::name(&spec.name, place);
+        let mut show = Command::new("ip");
+        let interfaces =
+            lines(show.args(["-n", &namespace, "-brief", "link", "show", "type", "veth"]))?;
+        // "eth0@if4  UP  02:..."; one that was taken down on purpose is DOWN.
+        let settled = |line: &String| line.contains(" UP ") || line.contains(" DOWN ");
+        unconnected.extend(interfaces.into_iter().filter(|line| !settled(line)));
+    }
+    Ok(unconnected)
 }
 
 /// Removes the lab's namespaces; what could not be removed, in words.
