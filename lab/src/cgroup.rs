@@ -118,7 +118,7 @@ impl NodeGroup {
         }
         for dir in &self.dirs {
             for thread in &threads {
-                write(dir, "cgroup.procs", &thread.to_string())?;
+                move_kernel_thread(dir, *thread)?;
             }
         }
         Ok(())
@@ -222,6 +222,17 @@ fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     let path = dir.join(file);
     let result: io::Result<()> = fs::write(&path, value);
     result.map_err(LabError::io("cannot write", &path))
+}
+
+/// Puts a kernel thread into a group. One that was just made refuses until it has run for the first
+/// time.
+fn move_kernel_thread(dir: &Path, thread: i32) -> Result<()> {
+    let mut result = Ok(());
+    wait_until(Duration::from_secs(2), || {
+        result = write(dir, "cgroup.procs", &thread.to_string());
+        !matches!(&result, Err(LabError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidInput)
+    });
+    result
 }
 
 /// The kernel threads that do the receive work of interfaces of this name, in any namespace.

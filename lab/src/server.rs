@@ -37,7 +37,8 @@ impl Lab {
         self.place_dir(place).join("www")
     }
 
-    /// What a node's server has served so far, oldest first.
+    /// What a node's server has served so far, oldest first. An entry is written a little later
+    /// than its response.
     pub fn access_log(&self, place: Place) -> Result<Vec<AccessLogEntry>> {
         let path = self.place_dir(place).join("access.log");
         let log = match fs::read_to_string(&path) {

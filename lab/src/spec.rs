@@ -65,7 +65,8 @@ pub struct NodeSpec {
     /// Bytes of memory, page cache included, that the node's processes may use together.
     pub memory_limit: Option<u64>,
     /// Settings of the node's namespace, such as `("net.ipv4.tcp_rmem", "4096 131072 33554432")`:
-    /// the last number decides the window scale that the node announces.
+    /// the last number decides the window scale that the node announces (unless the machine's
+    /// `net.core.rmem_max` is larger).
     pub sysctls: Vec<(String, String)>,
     /// Lines for the `[node]` table of the node's `dts.toml`, such as `inspect = false`.
     pub node_toml: String,

@@ -1,0 +1,112 @@
+//! A node's share of the machine.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use dts_lab::{LabGuard, Network, Place};
+
+use crate::support::{N1, spec, tests, wait_for};
+
+tests![
+    a_quota_limits_throughput,
+    a_quota_covers_the_receive_path,
+    memory_is_limited
+];
+
+/// New connections per second that a node's nginx takes.
+fn rate(lab: &LabGuard, client: Place, node: Place) -> f64 {
+    let address = node.address(Network::Front).unwrap();
+    let report = lab
+        .sh(
+            client,
+            &format!("wrk -t1 -c16 -d4 -H 'Connection: close' http://{address}/whoami"),
+        )
+        .unwrap();
+    let line = report
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:"));
+    line.and_then(|number| number.trim().parse().ok())
+        .unwrap_or_else(|| panic!("{report}"))
+}
+
+fn a_quota_limits_throughput() {
+    let mut spec = spec(2);
+    spec.clients = 2;
+    spec.nodes[0].cpu_quota = Some(0.05);
+    spec.nodes[1].cpu_quota = Some(0.15);
+    let lab = LabGuard::up(spec).unwrap();
+    // Side by side, so that what else the machine does hits both.
+    let (small, large) = thread::scope(|scope| {
+        let small = scope.spawn(|| rate(&lab, Place::Client(1), Place::Node(1)));
+        let large = scope.spawn(|| rate(&lab, Place::Client(2), Place::Node(2)));
+        (small.join().unwrap(), large.join().unwrap())
+    });
+    let ratio = large / small;
+    assert!(
+        (2.0..4.5).contains(&ratio),
+        "{small} and {large} per second: {ratio}, not about 3"
+    );
+}
+
+fn a_quota_covers_the_receive_path() {
+    let mut spec = spec(1);
+    spec.nodes[0].cpu_quota = Some(0.2);
+    let lab = LabGuard::up(spec).unwrap();
+    let group = format!("dts-lab/{}-n1", lab.spec().name);
+    let group = ["cpu/", "unified/", ""]
+        .iter()
+        .map(|tree| format!("/sys/fs/cgroup/{tree}{group}/cgroup.procs"))
+        .find(|path| fs::exists(path).unwrap())
+        .expect("the node's control group");
+    let names = || -> Vec<String> {
+        let pids = fs::read_to_string(&group).unwrap();
+        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let mut names: Vec<String> = pids
+            .lines()
+            .map(name)
+            .map(|name| name.trim().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let expect = |names: Vec<String>, more: &[&str]| {
+        let count = |part: &str| names.iter().filter(|name| name.starts_with(part)).count();
+        assert_eq!(
+            (count("napi/eth0-"), count("napi/eth1-"), count("nginx")),
+            (1, 1, 2),
+            "{names:?}"
+        );
+        assert_eq!(names.len(), 4 + more.len(), "{names:?}");
+        more.iter()
+            .for_each(|name| assert_eq!(count(name), 1, "{names:?}"));
+    };
+    expect(names(), &[]);
+    // Another thread does it after the interface was down.
+    lab.set_link(N1, Network::Front, false).unwrap();
+    lab.set_link(N1, Network::Front, true).unwrap();
+    expect(names(), &[]);
+    // Whatever is started later is in as well, with its children.
+    let mut family = Command::new("sh");
+    family.args(["-c", "tail -f /dev/null & wait"]);
+    let process = lab.spawn(N1, &family).unwrap();
+    wait_for(|| names().len() == 6);
+    expect(names(), &["sh", "tail"]);
+    process.stop();
+}
+
+fn memory_is_limited() {
+    let mut spec = spec(2);
+    spec.nodes[0].memory_limit = Some(64 << 20);
+    let lab = LabGuard::up(spec).unwrap();
+    let take = "head -c 200000000 /dev/zero | tail -c 150000000 | wc -c";
+    assert_eq!(lab.sh(Place::Node(2), take).unwrap().trim(), "150000000");
+    // The kernel ends the one that takes too much.
+    let limited = lab.sh(N1, take).map(|count| count.trim().to_owned());
+    assert!(
+        limited
+            .as_deref()
+            .map_or(true, |count| count != "150000000"),
+        "{limited:?}"
+    );
+}
