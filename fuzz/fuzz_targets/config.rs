@@ -9,11 +9,19 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     match Config::parse(Path::new("dts.toml"), text) {
         Ok((config, warnings)) => {
-            assert!(warnings.iter().all(|found| found.severity == Severity::Warning));
+            assert!(
+                warnings
+                    .iter()
+                    .all(|found| found.severity == Severity::Warning)
+            );
             assert_eq!(config.this_member().1.id, config.node.id);
         }
         Err(ConfigError::Invalid { findings }) => {
-            assert!(findings.iter().any(|found| found.severity == Severity::Error));
+            assert!(
+                findings
+                    .iter()
+                    .any(|found| found.severity == Severity::Error)
+            );
         }
         Err(ConfigError::Unreadable { .. }) => unreachable!("nothing is read from a file"),
     }

@@ -45,6 +45,9 @@ fuzz_target!(|bytes: &[u8]| {
     let whole = INSPECTOR.inspect(&connection, bytes);
     for end in 0..bytes.len() {
         let part = INSPECTOR.inspect(&connection, &bytes[..end]);
-        assert!(part == Decision::NeedMore || part == whole, "{part:?}, then {whole:?}");
+        assert!(
+            part == Decision::NeedMore || part == whole,
+            "{part:?}, then {whole:?}"
+        );
     }
 });
