@@ -1,5 +1,5 @@
-//! `dts lab` as a program of its own, to try the lab without the rest of DTS. Without a `dts` there are no daemons:
-//! `cargo run --example lab -- lab up --no-daemon`.
+//! `dts lab` as a program of its own, to try the lab without the rest of DTS. Without a `dts` there
+//! are no daemons: `cargo run --example lab -- lab up --no-daemon`.
 
 use clap::Parser;
 use dts_lab::cli::LabArgs;

@@ -85,7 +85,8 @@ pub struct TcpOptions {
     pub sack: Vec<(u32, u32)>,
     /// Timestamps: value and echo reply (RFC 7323).
     pub timestamps: Option<(u32, u32)>,
-    /// The value of an option of kind 253, the experimental kind (RFC 4727) that the DTS option uses.
+    /// The value of an option of kind 253, the experimental kind (RFC 4727) that the DTS option
+    /// uses.
     pub dts: Option<Vec<u8>>,
 }
 
@@ -125,7 +126,8 @@ impl Lab {
 }
 
 impl Capture {
-    /// Ends the capture; the TCP segments seen, oldest first. What was on its way to the file still counts.
+    /// Ends the capture; the TCP segments seen, oldest first. What was on its way to the file still
+    /// counts.
     pub fn stop(self) -> Result<Vec<Segment>> {
         self.settle();
         self.process.signal(Signal::INT);
@@ -277,7 +279,8 @@ impl std::fmt::Display for TcpFlags {
 }
 
 impl TcpOptions {
-    /// Reads the options up to the first that is cut off: that one and what follows is only in `raw`.
+    /// Reads the options up to the first that is cut off: that one and what follows is only in
+    /// `raw`.
     fn parse(raw: &[u8]) -> Self {
         const END: u8 = 0;
         const NO_OPERATION: u8 = 1;

@@ -1,8 +1,9 @@
 //! A node's share of the machine: one control group per node, cgroup v1 or v2.
 //!
-//! The group holds the node's processes *and its receive path*: with GRO on, a veth has a NAPI context, threaded NAPI
-//! makes that context a kernel thread, and a kernel thread can be put into a group. Without this, packets are
-//! processed in soft interrupts that no quota counts, and a "10 % node" serves far more than a tenth.
+//! The group holds the node's processes *and its receive path*: with GRO on, a veth has a NAPI
+//! context, threaded NAPI makes that context a kernel thread, and a kernel thread can be put into a
+//! group. Without this, packets are processed in soft interrupts that no quota counts, and a "10 %
+//! node" serves far more than a tenth.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -96,9 +97,11 @@ impl NodeGroup {
         wrapped
     }
 
-    /// Runs `enable`, which makes the receive path of an interface a kernel thread, and puts that thread into the group.
+    /// Runs `enable`, which makes the receive path of an interface a kernel thread, and puts that
+    /// thread into the group.
     ///
-    /// The caller holds the machine-wide lock: the new thread is recognised by not having been there before.
+    /// The caller holds the machine-wide lock: the new thread is recognised by not having been
+    /// there before.
     pub(crate) fn adopt_receive_path(
         &self,
         interface: &str,
@@ -112,7 +115,8 @@ impl NodeGroup {
             .collect();
         if threads.is_empty() {
             return Err(LabError::InvalidSpec(format!(
-                "the kernel made no NAPI thread for {interface}, so the receive path cannot be part of the CPU quota; \
+                "the kernel made no NAPI thread for {interface}, so the receive path cannot be \
+                 part of the CPU quota; \
                  that takes Linux 5.12 and GRO on veth"
             )));
         }
@@ -154,8 +158,9 @@ pub(crate) fn remove(root: &Path, lab: &str) -> Result<(), String> {
     }
 }
 
-/// The period over which a quota is enforced: as short as the kernel's minimum of 1 ms per period allows, so that a
-/// node with a few percent of a core answers steadily and not in bursts, ten times a second.
+/// The period over which a quota is enforced: as short as the kernel's minimum of 1 ms per period
+/// allows, so that a node with a few percent of a core answers steadily and not in bursts, ten
+/// times a second.
 fn cpu_period(cores: f32) -> Duration {
     Duration::from_secs_f64((0.001 / f64::from(cores)).clamp(0.01, 0.1))
 }
@@ -230,7 +235,11 @@ fn move_kernel_thread(dir: &Path, thread: i32) -> Result<()> {
     let mut result = Ok(());
     wait_until(Duration::from_secs(2), || {
         result = write(dir, "cgroup.procs", &thread.to_string());
-        !matches!(&result, Err(LabError::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidInput)
+        let refused = |error: &LabError| match error {
+            LabError::Io { source, .. } => source.kind() == io::ErrorKind::InvalidInput,
+            _ => false,
+        };
+        !result.as_ref().is_err_and(refused)
     });
     result
 }

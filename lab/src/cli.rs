@@ -146,8 +146,8 @@ struct ImpairmentArgs {
     partition: Vec<Wire>,
 }
 
-/// Does what the command line says. `dts_exe` is the program that runs daemons (`node`) and delay lines (`lab
-/// delay-line`); usually the running one.
+/// Does what the command line says. `dts_exe` is the program that runs daemons (`node`) and delay
+/// lines (`lab delay-line`); usually the running one.
 pub fn run(args: LabArgs, dts_exe: PathBuf) -> anyhow::Result<()> {
     match args.command {
         LabCommand::Up(args) => up(args, dts_exe),
@@ -439,7 +439,8 @@ mod tests {
 
     #[test]
     fn impairments_are_read() {
-        let line = "up --nodes 3 --loss front=1% --dup back.n1=0.5% --delay back.n2.from=20ms..30ms --partition front.n3";
+        let line = "up --nodes 3 --loss front=1% --dup back.n1=0.5% \
+                    --delay back.n2.from=20ms..30ms --partition front.n3";
         let Ok(LabCommand::Up(args)) = parse(line) else {
             panic!("{:?}", parse(line))
         };

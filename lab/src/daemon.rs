@@ -54,7 +54,8 @@ impl Lab {
             .filter(LabProcess::is_alive)
     }
 
-    /// Starts a node's daemon and waits until it answers at its socket. Does nothing when it is running.
+    /// Starts a node's daemon and waits until it answers at its socket. Does nothing when it is
+    /// running.
     pub fn start_daemon(&self, node: u8) -> Result<()> {
         if let Some(process) = self.launch_daemon(node)? {
             self.wait_for_daemon(node, &process)?;
@@ -74,7 +75,8 @@ impl Lab {
         }
         Err(LabError::System {
             what: format!(
-                "the daemon of n{node} has not ended {STOP:?} after {signal:?}; its log ends with:\n{}",
+                "the daemon of n{node} has not ended {STOP:?} after {signal:?}; \
+                 its log ends with:\n{}",
                 log_tail(process.log_path())
             ),
             source: std::io::ErrorKind::TimedOut.into(),
@@ -106,7 +108,8 @@ impl Lab {
         fs::write(&path, self.daemon_toml(node)).map_err(LabError::io("cannot write", &path))
     }
 
-    /// Has `dts detach` remove what the daemons left in the kernel. Best effort: removing pins and namespaces does it, too.
+    /// Has `dts detach` remove what the daemons left in the kernel. Best effort: removing pins and
+    /// namespaces does it, too.
     pub(crate) fn detach_daemons(&self) {
         for node in 1..=self.spec().node_count() {
             let namespace = netns::name(&self.spec().name, Place::Node(node));
@@ -159,7 +162,8 @@ impl Lab {
         let _ = write!(
             toml,
             "[cluster]\nname = \"{}\"\nsecret_file = \"{}\"\n{}\n\
-             [node]\nid = \"{place}\"\nfront = \"eth0\"\nback = \"eth1\"\naddress = \"{}\"\nself_address = \"{SELF_ADDRESS}\"\n\
+             [node]\nid = \"{place}\"\nfront = \"eth0\"\nback = \"eth1\"\naddress = \"{}\"\n\
+             self_address = \"{SELF_ADDRESS}\"\n\
              run_dir = \"{}\"\npin_dir = \"{}\"\n{}\n{}\n\
              [ring]\n{}\n\n[membership]\nsource = \"static\"\nmembers = [\n",
             spec.name,

@@ -1,9 +1,10 @@
 //! A wire with length: holds frames for a while, and lets some be overtaken.
 //!
-//! A line joins two interfaces of the hub, the wire's end (`place_side`) and one end of a veth pair whose other end is
-//! in the bridge (`bridge_side`). Both are packet sockets with `PACKET_VNET_HDR`: every frame comes with a `virtio_net_hdr`
-//! that says what is still to be done for it (a checksum to be filled in, a size to segment to), and leaves with the
-//! same one. So 64 KB frames with partial checksums pass as they are, and a delay does not change what is measured
+//! A line joins two interfaces of the hub, the wire's end (`place_side`) and one end of a veth pair
+//! whose other end is in the bridge (`bridge_side`). Both are packet sockets with
+//! `PACKET_VNET_HDR`: every frame comes with a `virtio_net_hdr` that says what is still to be done
+//! for it (a checksum to be filled in, a size to segment to), and leaves with the same one. So 64
+//! KB frames with partial checksums pass as they are, and a delay does not change what is measured
 //! otherwise.
 
 use std::cmp::Reverse;
@@ -33,10 +34,12 @@ pub(crate) const READY: &str = "ready";
 /// How much later an overtaken frame leaves than it would have.
 const OVERTAKEN_BY: Duration = Duration::from_millis(2);
 
-/// The largest frame: a `virtio_net_hdr` (10 bytes), an Ethernet header with a VLAN tag, a GSO packet.
+/// The largest frame: a `virtio_net_hdr` (10 bytes), an Ethernet header with a VLAN tag, a GSO
+/// packet.
 const MAX_FRAME: usize = 10 + 18 + (1 << 19);
 
-/// Bytes that may wait in a socket while the line is busy: two seconds at 1 Gbit/s, so that the line itself loses nothing.
+/// Bytes that may wait in a socket while the line is busy: two seconds at 1 Gbit/s, so that the
+/// line itself loses nothing.
 const SOCKET_BUFFER: usize = 256 << 20;
 
 /// Bytes that a line holds at most; more is lost, as in a switch.
@@ -66,7 +69,8 @@ pub(crate) struct Line {
     pub(crate) from_place: Shape,
 }
 
-/// Runs the lines that a file describes, in the network namespace of the caller, until the process is ended.
+/// Runs the lines that a file describes, in the network namespace of the caller, until the process
+/// is ended.
 ///
 /// This is what the `dts lab delay-line` process does; nobody else needs it.
 ///

@@ -23,7 +23,10 @@ pub enum LabError {
     },
 
     /// No lab of this name.
-    #[error("there is no lab `{name}` ({path} is missing); `dts lab list` shows the labs there are", path = path.display())]
+    #[error(
+        "there is no lab `{name}` ({path} is missing); `dts lab list` shows the labs there are",
+        path = path.display()
+    )]
     NotFound {
         /// The lab's name.
         name: String,
@@ -89,7 +92,10 @@ pub enum LabError {
     },
 
     /// A process of the lab ended instead of becoming ready.
-    #[error("{process} ended before it was ready; {log_path} ends with:{log}", log_path = log_path.display(), log = indented(log))]
+    #[error(
+        "{process} ended before it was ready; {path} ends with:{log}",
+        path = log_path.display(), log = indented(log)
+    )]
     Died {
         /// Which process.
         process: String,
@@ -100,7 +106,10 @@ pub enum LabError {
     },
 
     /// A process of the lab did not become ready in time.
-    #[error("{process} was not ready after {after:?}; {log_path} ends with:{log}", log_path = log_path.display(), log = indented(log))]
+    #[error(
+        "{process} was not ready after {after:?}; {path} ends with:{log}",
+        path = log_path.display(), log = indented(log)
+    )]
     NotReady {
         /// Which process.
         process: String,
@@ -122,7 +131,10 @@ pub enum LabError {
     },
 
     /// The machine cannot limit a node's resources.
-    #[error("no cgroup {controller} controller under {root}: mount one, or run the lab without this limit", root = root.display())]
+    #[error(
+        "no cgroup {controller} controller under {root}: mount it, or leave out this limit",
+        root = root.display()
+    )]
     NoController {
         /// `cpu` or `memory`.
         controller: &'static str,

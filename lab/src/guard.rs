@@ -20,8 +20,8 @@ static BUSY: RwLock<()> = RwLock::new(());
 /// The labs to remove when a signal comes.
 static GUARDED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// A lab that is removed when this value is dropped, also by a panic, and on Ctrl-C, SIGTERM and SIGHUP once
-/// [`remove_on_signals`] was called.
+/// A lab that is removed when this value is dropped, also by a panic, and on Ctrl-C, SIGTERM and
+/// SIGHUP once [`remove_on_signals`] was called.
 #[derive(Debug)]
 pub struct LabGuard {
     lab: Lab,
@@ -65,8 +65,9 @@ impl Drop for LabGuard {
     }
 }
 
-/// From now on, Ctrl-C, SIGTERM and SIGHUP remove this program's guarded labs and end the program with status 128 plus the
-/// signal's number, as a shell reports it. For programs; a library leaves signals alone.
+/// From now on, Ctrl-C, SIGTERM and SIGHUP remove this program's guarded labs and end the program
+/// with status 128 plus the signal's number, as a shell reports it. For programs; a library leaves
+/// signals alone.
 pub fn remove_on_signals() -> Result<()> {
     static INSTALLED: Once = Once::new();
     let mut result = Ok(());

@@ -1,13 +1,16 @@
 //! What is wrong with a network: loss, duplication, reordering, delay, partition.
 //!
-//! Loss, duplication and partition are nftables rules at the hub's ports. Delay and reordering need memory, which
-//! nftables has not, and `sch_netem` is missing in many kernels: a [`crate::delay_line`] between a port and its bridge does them.
+//! Loss, duplication and partition are nftables rules at the hub's ports. Delay and reordering need
+//! memory, which nftables has not, and `sch_netem` is missing in many kernels: a
+//! [`crate::delay_line`] between a port and its bridge does them.
 //!
-//! An impairment of a whole network acts once on each frame, where the frame leaves the hub; a flooded frame meets
-//! it once per receiver. An impairment of one place acts on what goes to the place, comes from it, or both.
+//! An impairment of a whole network acts once on each frame, where the frame leaves the hub; a
+//! flooded frame meets it once per receiver. An impairment of one place acts on what goes to the
+//! place, comes from it, or both.
 //!
-//! While frames are lost, duplicated or overtaken, the senders of that network do not leave segmentation to the (virtual)
-//! hardware: otherwise one 64 KB frame, the loss of which is a burst of 45 segments, would count as one.
+//! While frames are lost, duplicated or overtaken, the senders of that network do not leave
+//! segmentation to the (virtual) hardware: otherwise one 64 KB frame, the loss of which is a burst
+//! of 45 segments, would count as one.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -23,6 +26,7 @@ use crate::error::{LabError, Result};
 use crate::lab::Lab;
 use crate::lock::Lock;
 use crate::netns;
+use crate::nft;
 use crate::process::LabProcess;
 use crate::spec::{LabSpec, Network, Place};
 use crate::topology;
@@ -59,7 +63,7 @@ pub enum Direction {
 pub enum Effect {
     /// This part of the frames is lost.
     Loss(f64),
-    /// This part of the frames arrives twice.
+    /// This part of the frames arrives twice (and of the duplicates the same part again).
     Duplicate(f64),
     /// This part of the frames is overtaken by those sent in the next milliseconds.
     Reorder(f64),
@@ -76,20 +80,20 @@ pub enum Effect {
 
 /// The rates of one port, one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Rates {
-    loss: f64,
-    duplicate: f64,
+pub(crate) struct Rates {
+    pub(crate) loss: f64,
+    pub(crate) duplicate: f64,
 }
 
 /// What all impairments together mean for one port, one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Port {
-    rates: Rates,
+pub(crate) struct Port {
+    pub(crate) rates: Rates,
     shape: Shape,
 }
 
 /// To and from each impaired place.
-type Ports = BTreeMap<(Network, Place), (Port, Port)>;
+pub(crate) type Ports = BTreeMap<(Network, Place), (Port, Port)>;
 
 /// The current impairments, in the lab's directory.
 const STATE: &str = "impairments.json";
@@ -157,7 +161,8 @@ impl Impairment {
 }
 
 impl Lab {
-    /// Adds an impairment. One of the same kind, place and direction is replaced; a rate or delay of 0 removes it.
+    /// Adds an impairment. One of the same kind, place and direction is replaced; a rate or delay
+    /// of 0 removes it.
     pub fn impair(&self, impairment: &Impairment) -> Result<()> {
         impairment.validate(self.spec())?;
         let mut all = self.impairments()?;
@@ -184,7 +189,8 @@ impl Lab {
         }
     }
 
-    /// Makes these the impairments in force. Frames that a delay line holds at this moment are lost if delays change.
+    /// Makes these the impairments in force. Frames that a delay line holds at this moment are lost
+    /// if delays change.
     pub fn set_impairments(&self, all: &[Impairment]) -> Result<()> {
         all.iter()
             .try_for_each(|impairment| impairment.validate(self.spec()))?;
@@ -197,7 +203,7 @@ impl Lab {
         self.set_delay_line(&ports)?;
         self.set_segmentation(&ports)?;
         let hub = self.namespace(Place::Hub)?;
-        let rules = rules(self.spec(), &ports);
+        let rules = nft::rules(self.spec(), &ports);
         netns::within(&hub, || {
             netns::run_with_input(Command::new("nft").args(["-f", "-"]), &rules)
         })?
@@ -241,7 +247,8 @@ impl Lab {
         })
     }
 
-    /// Has the senders of lossy networks segment in software, and the others leave it to the interface.
+    /// Has the senders of lossy networks segment in software, and the others leave it to the
+    /// interface.
     fn set_segmentation(&self, ports: &Ports) -> Result<()> {
         for network in Network::ALL {
             let lossy = ports.iter().any(|((of, _), (to, from))| {
@@ -265,6 +272,16 @@ impl Lab {
             .map_err(LabError::io("cannot change", &mark))?;
         }
         Ok(())
+    }
+}
+
+/// The port that a place has at its bridge: with a delay line in between, that is an end of the
+/// delay line's veth pair.
+pub(crate) fn bridge_port(ports: &Ports, network: Network, place: Place) -> String {
+    let port = place.hub_port(network);
+    match ports.get(&(network, place)) {
+        Some((to, from)) if to.needs_line() || from.needs_line() => inner_port(&port),
+        _ => port,
     }
 }
 
@@ -348,60 +365,6 @@ fn either(a: f64, b: f64) -> f64 {
     a + b - a * b
 }
 
-/// The nftables rules of the hub.
-fn rules(spec: &LabSpec, ports: &Ports) -> String {
-    // Naming the table before deleting it makes this work whether it exists or not.
-    let mut rules =
-        "table netdev dts_lab\ndelete table netdev dts_lab\ntable netdev dts_lab {\n".to_owned();
-    for network in Network::ALL {
-        for place in spec.ports(network) {
-            let (to, from) = ports.get(&(network, place)).copied().unwrap_or_default();
-            // Rules work where the bridge ends: with a delay line in between, that is the delay line's veth pair.
-            let port = if to.needs_line() || from.needs_line() {
-                inner_port(&place.hub_port(network))
-            } else {
-                place.hub_port(network)
-            };
-            let mut to_rules = rate_rule(to.rates.loss, "", "drop");
-            // nftables duplicates onto the way out only: a place's own frames are duplicated where others get them.
-            to_rules += &rate_rule(to.rates.duplicate, "", &format!("dup to \"{port}\""));
-            for ((_, sender), (_, theirs)) in ports
-                .iter()
-                .filter(|((of, sender), _)| *of == network && *sender != place)
-            {
-                let mac = sender
-                    .mac(network)
-                    .expect("a port's place is on its network");
-                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-                to_rules += &rate_rule(
-                    theirs.rates.duplicate,
-                    &format!("ether saddr {mac} "),
-                    &format!("dup to \"{port}\""),
-                );
-            }
-            let from_rules = rate_rule(from.rates.loss, "", "drop");
-            for (hook, chain_rules) in [("egress", to_rules), ("ingress", from_rules)] {
-                if !chain_rules.is_empty() {
-                    let _ = writeln!(
-                        rules,
-                        "  chain {hook}_{port} {{\n    type filter hook {hook} device \"{port}\" priority 0; policy accept;\n{chain_rules}  }}"
-                    );
-                }
-            }
-        }
-    }
-    rules + "}\n"
-}
-
-fn rate_rule(rate: f64, matching: &str, action: &str) -> String {
-    let millionths = (rate * 1e6).round() as u32;
-    match millionths {
-        0 => String::new(),
-        1_000_000.. => format!("    {matching}counter {action}\n"),
-        _ => format!("    {matching}numgen random mod 1000000 < {millionths} counter {action}\n"),
-    }
-}
-
 /// The `ip` commands that put delay lines between ports and bridges, and take others out.
 fn rewire(spec: &LabSpec, before: &[Line], after: &[Line]) -> String {
     let connected = |lines: &[Line], port: &str| lines.iter().any(|line| line.place_side == port);
@@ -414,7 +377,8 @@ fn rewire(spec: &LabSpec, before: &[Line], after: &[Line]) -> String {
                 (false, true) => writeln!(
                     script,
                     "link add name {inner} mtu {mtu} type veth peer name {outer} mtu {mtu}\n\
-                     link set dev {outer} up\nlink set dev {port} nomaster\nlink set dev {inner} master {network} up"
+                     link set dev {outer} up\nlink set dev {port} nomaster\n\
+                     link set dev {inner} master {network} up"
                 ),
                 (true, false) => writeln!(
                     script,
@@ -466,7 +430,7 @@ mod tests {
         for (to, from) in ports.values() {
             assert_eq!((to.rates.loss, from.rates.loss), (0.01, 0.0));
         }
-        let rules = rules(&spec, &ports);
+        let rules = nft::rules(&spec, &ports);
         assert_eq!(rules.matches("< 10000 counter drop").count(), 3);
         assert!(!rules.contains("ingress"));
     }
@@ -499,9 +463,11 @@ mod tests {
         let spec = LabSpec::new("t", 2, "dts");
         let one = Impairment::of_place(Network::Back, Place::Node(1), Effect::Duplicate(0.25))
             .one_way(Direction::From);
-        let rules = rules(&spec, &combine(&spec, &[one]));
+        let rules = nft::rules(&spec, &combine(&spec, &[one]));
         assert_eq!(rules.matches("dup to").count(), 1, "{rules}");
-        assert!(rules.contains("ether saddr 02:00:c6:12:01:0b numgen random mod 1000000 < 250000 counter dup to \"n2b\""), "{rules}");
+        let rule = "ether saddr 02:00:c6:12:01:0b numgen random mod 1000000 < 250000 \
+                    counter dup to \"n2b\"";
+        assert!(rules.contains(rule), "{rules}");
     }
 
     #[test]

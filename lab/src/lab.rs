@@ -23,8 +23,8 @@ const STATE: &str = "lab.json";
 /// Records of processes, in the lab's directory.
 const PROCESSES: &str = "processes";
 
-/// A lab that is up. Its state is on disk and in the kernel: dropping this value changes nothing, and another process
-/// can [`Lab::open`] it. Tests want a [`crate::LabGuard`].
+/// A lab that is up. Its state is on disk and in the kernel: dropping this value changes nothing,
+/// and another process can [`Lab::open`] it. Tests want a [`crate::LabGuard`].
 #[derive(Debug)]
 pub struct Lab {
     spec: LabSpec,
@@ -43,8 +43,9 @@ pub struct LabSummary {
 }
 
 impl Lab {
-    /// Makes the lab: namespaces and wires, servers, daemons (unless the specification says otherwise), each of
-    /// them ready when this returns. A lab that fails half-way is removed again.
+    /// Makes the lab: namespaces and wires, servers, daemons (unless the specification says
+    /// otherwise), each of them ready when this returns. A lab that fails half-way is removed
+    /// again.
     pub fn up(spec: LabSpec) -> Result<Self> {
         spec.validate()?;
         if !rustix::process::geteuid().is_root() {
@@ -111,8 +112,9 @@ impl Lab {
         self.dir.join(place.to_string())
     }
 
-    /// Runs a program in a place to its end, and takes its output, whether it succeeds or not. Program,
-    /// arguments, environment and directory of `command` count; its standard streams are set here.
+    /// Runs a program in a place to its end, and takes its output, whether it succeeds or not.
+    /// Program, arguments, environment and directory of `command` count; its standard streams are
+    /// set here.
     pub fn exec(&self, place: Place, command: &Command) -> Result<Output> {
         let mut command = self.command(place, command)?;
         command.stdin(Stdio::null());
@@ -135,7 +137,8 @@ impl Lab {
         })
     }
 
-    /// Becomes a program in a place: terminal, signals and exit status are that program's. Returns only on failure.
+    /// Becomes a program in a place: terminal, signals and exit status are that program's. Returns
+    /// only on failure.
     pub fn become_program(&self, place: Place, command: &Command) -> Result<Infallible> {
         let mut command = self.command(place, command)?;
         netns::enter_for_good(&self.namespace(place)?)?;
@@ -143,8 +146,8 @@ impl Lab {
         Err(LabError::spawn(&command)(error))
     }
 
-    /// Starts a program in a place. Program, arguments, environment and directory of `command` count; it reads
-    /// nothing and writes to a log in the place's directory. [`Lab::down`] ends it.
+    /// Starts a program in a place. Program, arguments, environment and directory of `command`
+    /// count; it reads nothing and writes to a log in the place's directory. [`Lab::down`] ends it.
     pub fn spawn(&self, place: Place, command: &Command) -> Result<LabProcess> {
         let program = Path::new(command.get_program())
             .file_name()
@@ -162,8 +165,8 @@ impl Lab {
         netns::within(&self.namespace(place)?, work)
     }
 
-    /// Takes a place's interface down or up, as `ip link set` in that place does. (To pull the cable instead, use
-    /// [`crate::Effect::Partition`].)
+    /// Takes a place's interface down or up, as `ip link set` in that place does. (To pull the
+    /// cable instead, use [`crate::Effect::Partition`].)
     pub fn set_link(&self, place: Place, network: Network, up: bool) -> Result<()> {
         let namespace = self.namespace(place)?;
         if place.address(network).is_none() {
@@ -205,7 +208,8 @@ impl Lab {
             .map_err(LabError::io("cannot open log", &log_path))?;
         let mut command = self.command(place, command)?;
         command.stdin(Stdio::null()).stdout(log).stderr(same_log);
-        // Its own process group: Ctrl-C at the terminal is not for it, and its children can be found.
+        // Its own process group: Ctrl-C at the terminal is not for it, and its children can be
+        // found.
         command.process_group(0);
         let child = netns::spawn(&self.namespace(place)?, &mut command)?;
         LabProcess::record(child.id(), self.record_path(place, tag), log_path)
@@ -318,7 +322,8 @@ impl Lab {
                 let script = format!(
                     "ethtool -K {interface} gro on && echo 1 > /sys/class/net/{interface}/threaded"
                 );
-                // /sys/class/net shows the namespace that /sys was mounted in: `ip netns exec` mounts it anew.
+                // /sys/class/net shows the namespace that /sys was mounted in: `ip netns exec`
+                // mounts it anew.
                 netns::run(
                     Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &script]),
                 )
@@ -343,7 +348,8 @@ impl Lab {
         NodeGroup::open(Path::new(cgroup::ROOT), &self.group_name(place))
     }
 
-    /// The same program, arguments, environment and directory; in the place's control group if it has one.
+    /// The same program, arguments, environment and directory; in the place's control group if it
+    /// has one.
     fn command(&self, place: Place, command: &Command) -> Result<Command> {
         self.spec.check_place(place)?;
         if let Some(group) = self.group(place) {
@@ -367,8 +373,9 @@ impl Lab {
     }
 }
 
-/// Removes a lab, or what is left of one: processes, filters, namespaces, control groups, files. Does nothing when nothing is
-/// there. Works without the lab's state, so a lab whose maker was killed half-way is removed as well.
+/// Removes a lab, or what is left of one: processes, filters, namespaces, control groups, files.
+/// Does nothing when nothing is there. Works without the lab's state, so a lab whose maker was
+/// killed half-way is removed as well.
 ///
 /// # Errors
 /// When something could not be removed, after everything else was.

@@ -1,8 +1,9 @@
 //! DTS clusters on one machine: network namespaces, real kernels' TCP, real servers.
 //!
-//! A lab is a client, a broadcast network ("front"), a back network and up to 16 nodes, each in a network namespace of
-//! its own, with nginx and the DTS daemon in each node. Its networks can be impaired, its nodes limited to a part
-//! of a core, its traffic captured and parsed. Tests, the demo and the benchmarks are built on it.
+//! A lab is a client, a broadcast network ("front"), a back network and up to 16 nodes, each in a
+//! network namespace of its own, with nginx and the DTS daemon in each node. Its networks can be
+//! impaired, its nodes limited to a part of a core, its traffic captured and parsed. Tests, the
+//! demo and the benchmarks are built on it.
 //!
 //! ```no_run
 //! use dts_lab::{Effect, Impairment, LabGuard, LabSpec, Network, Place};
@@ -13,8 +14,8 @@
 //! # Ok::<(), dts_lab::LabError>(())
 //! ```
 //!
-//! Everything a lab makes carries its name and is found by that name alone: [`down`] removes a lab whose maker was
-//! killed half-way as well as one that works.
+//! Everything a lab makes carries its name and is found by that name alone: [`down`] removes a lab
+//! whose maker was killed half-way as well as one that works.
 
 mod capture;
 mod cgroup;
@@ -29,6 +30,7 @@ mod lab;
 mod lock;
 mod measure;
 mod netns;
+mod nft;
 mod process;
 mod server;
 mod spec;

@@ -17,7 +17,8 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock. The lock is the directory itself, so that nothing is left of it when the last lab is gone.
+    /// Waits for the lock. The lock is the directory itself, so that nothing is left of it when the
+    /// last lab is gone.
     pub(crate) fn acquire() -> Result<Self> {
         loop {
             fs::create_dir_all(ROOT).map_err(LabError::io("cannot make directory", ROOT))?;

@@ -1,7 +1,8 @@
 //! Network namespaces: making, entering and removing them.
 //!
-//! A namespace is entered by `setns` on a thread of its own, never by `ip netns exec`: that one gives the program a
-//! mount namespace with a fresh `/sys`, in which the BPF file system and the cgroups are missing.
+//! A namespace is entered by `setns` on a thread of its own, never by `ip netns exec`: that one
+//! gives the program a mount namespace with a fresh `/sys`, in which the BPF file system and the
+//! cgroups are missing.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;

@@ -25,7 +25,8 @@ pub(crate) struct ProcessId {
     start_time: u64,
 }
 
-/// A process that runs in a place of the lab. It goes on when this value is dropped; [`crate::Lab::down`] ends it.
+/// A process that runs in a place of the lab. It goes on when this value is dropped;
+/// [`crate::Lab::down`] ends it.
 #[derive(Clone, Debug)]
 pub struct LabProcess {
     id: ProcessId,

@@ -25,7 +25,8 @@ pub const MAX_CLIENTS: u8 = 8;
 /// What a lab consists of. [`LabSpec::new`] gives the usual one; change the fields that differ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LabSpec {
-    /// Lower-case letters and digits, at most 16; part of every name that the lab leaves in the system.
+    /// Lower-case letters and digits, at most 16; part of every name that the lab leaves in the
+    /// system.
     pub name: String,
     /// The nodes, `n1` first; 1 to [`MAX_NODES`].
     pub nodes: Vec<NodeSpec>,
@@ -42,8 +43,8 @@ pub struct LabSpec {
     pub back_mtu: u16,
     /// Whether nodes merge received segments (GRO). TSO is on in any case, as it is on a new veth.
     pub gro: bool,
-    /// Whether the lab's interfaces have IPv6 addresses too: `2001:db8::11` is `n1` on front, `2001:db8:1::11` on
-    /// back, `2001:db8::201` the client.
+    /// Whether the lab's interfaces have IPv6 addresses too: `2001:db8::11` is `n1` on front,
+    /// `2001:db8:1::11` on back, `2001:db8::201` the client.
     pub ipv6: bool,
     /// What answers requests on the nodes.
     pub server: ServerKind,
@@ -88,8 +89,8 @@ pub enum ServerKind {
 pub struct ClusterSpec {
     /// Whether [`crate::Lab::up`] starts the daemons.
     pub daemons: bool,
-    /// Without daemons: put the VIP on `lo` of the nodes (as the daemon does) and let the first node answer ARP
-    /// for it, for measurements of a server without DTS.
+    /// Without daemons: put the VIP on `lo` of the nodes (as the daemon does) and let the first
+    /// node answer ARP for it, for measurements of a server without DTS.
     pub vip_on_lo: bool,
     /// Lines for the `[cluster]` table, such as `handover_port = 7411`.
     pub cluster_toml: String,
@@ -272,8 +273,8 @@ impl Default for ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// One web service: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI, everything
-    /// else to the node that inspects it.
+    /// One web service: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI,
+    /// everything else to the node that inspects it.
     pub fn default_services(nodes: u8) -> String {
         let mut toml = format!(
             "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\nhandover = \"auto\"\n\
@@ -305,6 +306,12 @@ impl Place {
         let last = self.address(network)?.octets();
         // Locally administered; the rest is the IPv4 address, so that captures can be read.
         Some([0x02, 0x00, last[0], last[1], last[2], last[3]])
+    }
+
+    /// The place's MAC address on a network that it is connected to, as `ip` and `nft` write it.
+    pub(crate) fn mac_text(self, network: Network) -> String {
+        let mac = self.mac(network).expect("asked for a port's place");
+        mac.map(|byte| format!("{byte:02x}")).join(":")
     }
 
     /// The hub's interface that leads to this place: `n1f`, `n1b`, `c1f`.

@@ -24,7 +24,8 @@ use crate::spec::{LabSpec, Network, Place, VIP};
 /// How long interfaces may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the namespaces, their wires and addresses. On failure some are left: [`remove`] takes whatever is there.
+/// Makes the namespaces, their wires and addresses. On failure some are left: [`remove`] takes
+/// whatever is there.
 pub(crate) fn create(spec: &LabSpec) -> Result<()> {
     for place in spec.places() {
         check_interrupted()?;
@@ -106,7 +107,8 @@ fn unconnected_interfaces(spec: &LabSpec) -> Result<Vec<String>> {
 
 /// Removes the lab's namespaces; what could not be removed, in words.
 pub(crate) fn remove(lab: &str) -> Result<(), String> {
-    // A namespace is dismantled some time after its removal, a deleted interface (and its NAPI thread) at once.
+    // A namespace is dismantled some time after its removal, a deleted interface (and its NAPI
+    // thread) at once.
     let hub = netns::name(lab, Place::Hub);
     if netns::path(&hub).exists() {
         for port in veths(&hub) {
@@ -153,8 +155,8 @@ fn prepare_namespace(spec: &LabSpec, place: Place, namespace: &str) -> Result<()
         ]);
     }
     match place {
-        // The hub is a switch: it must not look into what it forwards, let alone defragment or drop it. The keys
-        // are there when the kernel has br_netfilter.
+        // The hub is a switch: it must not look into what it forwards, let alone defragment or drop
+        // it. The keys are there when the kernel has br_netfilter.
         Place::Hub if Path::new("/proc/sys/net/bridge").exists() => settings.extend([
             ("net.bridge.bridge-nf-call-iptables", "0"),
             ("net.bridge.bridge-nf-call-ip6tables", "0"),
@@ -189,20 +191,19 @@ fn bridges(spec: &LabSpec) -> String {
         // mcast_snooping 0: frames to the VIP's multicast address reach every port.
         let _ = writeln!(
             script,
-            "link add name {network} mtu {mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+            "link add name {network} mtu {mtu} type bridge \
+                stp_state 0 forward_delay 0 mcast_snooping 0\n\
              link set dev {network} up"
         );
         for place in spec.ports(network) {
             let port = place.hub_port(network);
             let interface = network.interface();
-            let mac = place
-                .mac(network)
-                .expect("a port's place is on its network");
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = place.mac_text(network);
             let namespace = netns::name(&spec.name, place);
             let _ = writeln!(
                 script,
-                "link add name {port} mtu {mtu} type veth peer name {interface} address {mac} mtu {mtu} netns {namespace}\n\
+                "link add name {port} mtu {mtu} type veth \
+                 peer name {interface} address {mac} mtu {mtu} netns {namespace}\n\
                  link set dev {port} master {network} up"
             );
         }

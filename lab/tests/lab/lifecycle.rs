@@ -65,7 +65,8 @@ fn everything_goes_down() {
     assert_eq!(count("/run/netns/"), 4, "{up:?}");
     assert_eq!(count("/sys/fs/bpf/"), 2, "{up:?}");
     assert!(count("/sys/fs/cgroup/") >= 1, "{up:?}");
-    // Two nginx with a worker each, two daemons, a delay line, tcpdump, the two above and their children.
+    // Two nginx with a worker each, two daemons, a delay line, tcpdump, the two above and their
+    // children.
     assert!(count("process ") >= 12, "{up:?}");
 
     lab.down().unwrap();
