@@ -54,6 +54,13 @@ impl Addr {
         &self.0
     }
 
+    /// The last four bytes: the octets of an address that is known to be IPv4.
+    #[inline]
+    pub const fn v4_tail(&self) -> [u8; 4] {
+        let [.., a, b, c, d] = self.0;
+        [a, b, c, d]
+    }
+
     /// The four octets of an IPv4 address; `None` for IPv6.
     #[inline]
     pub const fn v4_octets(&self) -> Option<[u8; 4]> {

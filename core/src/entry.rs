@@ -214,7 +214,7 @@ pub mod service_kind {
 pub struct ServiceEntry {
     /// [`service_kind`].
     pub kind: u32,
-    /// [`service_id`](crate::handover::service_id).
+    /// The service's id on the wire: a fingerprint of VIP and port.
     pub id: u16,
     /// The inspector's port under the public one, the public port under the inspector's.
     pub other_port: u16,
@@ -282,7 +282,7 @@ pub struct SweepRecord {
     pub key: ConnKey,
     /// Only an entry with this client ISN is meant.
     pub client_isn: Seq,
-    /// In: [`sweep`] request bits. Out: [`sweep`] result.
+    /// In: [`sweep`] request bits, and the inspector's port in the upper half. Out: [`sweep`] result.
     pub value: u32,
 }
 

@@ -70,7 +70,7 @@ pub struct HandoverOption {
     pub client_isn: Seq,
     /// The inspecting node's initial sequence number (the SYN's acknowledgment field).
     pub server_isn: Seq,
-    /// The service, as [`service_id`] names it.
+    /// The service: a fingerprint of VIP and port that all nodes compute alike, never 0.
     pub service: u16,
     /// `AGREED_*` bits.
     pub agreed: u32,
@@ -99,42 +99,59 @@ pub struct HandoverEnds {
     pub to: Addr,
 }
 
+/// An option's bytes, and room for the message that its tag is made of.
+///
+/// The filter keeps it in a map: its stack is too small for both.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OptionRoom {
+    /// The option.
+    pub bytes: [u8; OPTION_LEN],
+    message: [u8; 80],
+}
+
+impl Default for OptionRoom {
+    fn default() -> Self {
+        Self { bytes: [0; OPTION_LEN], message: [0; 80] }
+    }
+}
+
 impl HandoverOption {
-    /// The option's bytes, with its tag.
+    /// Writes the option's bytes, with its tag.
     #[inline(always)]
-    #[must_use]
-    pub fn emit(&self, key: &[u8; 16], ends: &HandoverEnds) -> [u8; OPTION_LEN] {
-        let mut b = [0u8; OPTION_LEN];
+    pub fn emit(&self, key: &[u8; 16], ends: &HandoverEnds, room: &mut OptionRoom) {
+        let b = &mut room.bytes;
+        let v6 = !self.client.is_v4();
         b[0] = kind::DTS;
         b[1] = OPTION_LEN as u8;
-        b[2] = VERSION << 5 | (self.agreed & AGREED) as u8;
+        b[2] = VERSION << 5 | (self.agreed & AGREED) as u8 | if v6 { FAMILY_V6 } else { 0 };
         b[3] = self.client_scale << 4 | self.announced_scale & 0x0f;
-        match self.client.v4_octets() {
-            Some(v4) => [b[4], b[5], b[6], b[7]] = v4,
-            None => {
-                b[2] |= FAMILY_V6;
-                let v6 = self.client.as_bytes16();
-                let mut i = 0;
-                while i < 16 {
-                    b[4 + i] = v6[i];
-                    i += 1;
-                }
-            }
+        let address = self.client.as_bytes16();
+        let mut i = 0;
+        while i < 16 {
+            b[4 + i] = if v6 {
+                address[i]
+            } else if i < 4 {
+                address[12 + i]
+            } else {
+                0
+            };
+            i += 1;
         }
         [b[20], b[21]] = self.client_mss.to_be_bytes();
         [b[22], b[23]] = self.service.to_be_bytes();
         [b[24], b[25], b[26], b[27]] = self.client_tsval.to_be_bytes();
         [b[28], b[29], b[30], b[31]] = self.server_tsval.to_be_bytes();
         [b[32], b[33]] = self.made.to_be_bytes();
-        let tag = tag(key, &b, self, ends);
-        [b[34], b[35], b[36], b[37], b[38], b[39]] = tag;
-        b
+        let t = tag(key, room, self, ends).to_be_bytes();
+        let b = &mut room.bytes;
+        [b[34], b[35], b[36], b[37], b[38], b[39]] = [t[0], t[1], t[2], t[3], t[4], t[5]];
     }
 
     /// Reads an option; `None` when kind, length, version or a reserved bit is not as above.
     ///
     /// The three numbers come from the header's sequence number, acknowledgment field and urgent
-    /// pointer. The tag is not checked here: see [`tag_is_right`].
+    /// pointer. The tag is not checked here: see [`tag_is_right`](Self::tag_is_right).
     #[inline(always)]
     #[must_use]
     pub fn parse(b: &[u8; OPTION_LEN], seq: Seq, ack: Seq, urgent: u16) -> Option<Self> {
@@ -191,24 +208,19 @@ impl HandoverOption {
     /// Whether the tag in the option's bytes is the one that a member would have made.
     #[inline(always)]
     #[must_use]
-    pub fn tag_is_right(&self, b: &[u8; OPTION_LEN], key: &[u8; 16], ends: &HandoverEnds) -> bool {
-        let tag = tag(key, b, self, ends);
-        // No early exit: the time taken says nothing about how much of a forged tag was right.
-        let mut different = 0;
-        let mut i = 0;
-        while i < 6 {
-            different |= tag[i] ^ b[34 + i];
-            i += 1;
-        }
-        different == 0
+    pub fn tag_is_right(&self, key: &[u8; 16], ends: &HandoverEnds, room: &mut OptionRoom) -> bool {
+        // One comparison of the whole tag: the time taken says nothing about how much of a forged
+        // one was right.
+        let b = &room.bytes;
+        let given = u64::from_be_bytes([b[34], b[35], b[36], b[37], b[38], b[39], 0, 0]);
+        tag(key, room, self, ends) & TAG_MASK == given
     }
 
-    /// The options that the processing node's kernel is shown in place of the DTS option: those that
-    /// were agreed with the client, padded to the same length.
+    /// Writes the options that the processing node's kernel is shown in place of the DTS option: those
+    /// that were agreed with the client, padded to the same length.
     #[inline(always)]
-    #[must_use]
-    pub fn agreed_options(&self) -> [u8; OPTION_LEN] {
-        let mut b = [kind::NOP; OPTION_LEN];
+    pub fn agreed_options(&self, b: &mut [u8; OPTION_LEN]) {
+        *b = [kind::NOP; OPTION_LEN];
         if self.client_mss != 0 {
             let mss = self.client_mss.to_be_bytes();
             [b[0], b[1], b[2], b[3]] = [kind::MSS, 4, mss[0], mss[1]];
@@ -225,15 +237,17 @@ impl HandoverOption {
         if self.agreed & AGREED_SCALE != 0 {
             [b[17], b[18], b[19]] = [kind::WINDOW_SCALE, 3, self.client_scale];
         }
-        b
     }
 }
 
-/// The tag: 48 bits of SipHash-2-4 over the option without its tag, the numbers in the header's other
-/// fields, and the ends.
+/// The bits of a SipHash value that are a tag: the first six bytes in network order.
+const TAG_MASK: u64 = !0xffff;
+
+/// The tag: SipHash-2-4 over the option without its tag, the numbers in the header's other fields, and
+/// the ends.
 #[inline(always)]
-fn tag(key: &[u8; 16], b: &[u8; OPTION_LEN], o: &HandoverOption, ends: &HandoverEnds) -> [u8; 6] {
-    let mut m = [0u8; 80];
+fn tag(key: &[u8; 16], room: &mut OptionRoom, o: &HandoverOption, ends: &HandoverEnds) -> u64 {
+    let m = &mut room.message;
     let mut i = 0;
     while i < 16 {
         m[i] = ends.from.as_bytes16()[i];
@@ -246,25 +260,11 @@ fn tag(key: &[u8; 16], b: &[u8; OPTION_LEN], o: &HandoverOption, ends: &Handover
     [m[40], m[41], m[42], m[43]] = o.server_isn.0.to_be_bytes();
     let mut i = 0;
     while i < 34 {
-        m[44 + i] = b[i];
+        m[44 + i] = room.bytes[i];
         i += 1;
     }
-    let t = siphash24_array(key, &m).to_be_bytes();
-    [t[0], t[1], t[2], t[3], t[4], t[5]]
-}
-
-/// A service's name on the wire: a fingerprint of VIP and port, the same on every node, never 0.
-///
-/// SipHash-2-4 under a fixed public key, of the address's sixteen bytes and the port, folded to 16
-/// bits. Two services of one cluster must not share it: the configuration is refused if they do.
-#[must_use]
-pub fn service_id(vip: &Addr, port: u16) -> u16 {
-    let mut m = [0u8; 18];
-    m[..16].copy_from_slice(vip.as_bytes16());
-    m[16..].copy_from_slice(&port.to_be_bytes());
-    let h = siphash24_array(b"DTS service name", &m);
-    let folded = (h ^ h >> 16 ^ h >> 32 ^ h >> 48) as u16;
-    if folded == 0 { 1 } else { folded }
+    [m[78], m[79]] = [0; 2];
+    siphash24_array(key, m)
 }
 
 /// A release: the client's own SYN, sent on to the node that inspected the flow's last connection,
@@ -274,7 +274,7 @@ pub fn service_id(vip: &Addr, port: u16) -> u16 {
 /// | kind 158 | length 16 | version 1 | 0 | time made (2) | old client ISN (4) | tag (6) |
 /// ```
 pub mod release {
-    use super::{FRESHNESS_SECONDS, siphash24_array};
+    use super::{FRESHNESS_SECONDS, TAG_MASK, siphash24_array};
     use crate::addr::FlowKey;
     use crate::seq::Seq;
 
@@ -283,28 +283,50 @@ pub mod release {
     /// The option's length in bytes.
     pub const LEN: usize = 16;
 
-    /// The option's bytes.
+    /// The option's bytes, and room for the message that its tag is made of.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug)]
+    pub struct Room {
+        /// The option.
+        pub bytes: [u8; LEN],
+        message: [u8; 56],
+    }
+
+    impl Default for Room {
+        fn default() -> Self {
+            Self { bytes: [0; LEN], message: [0; 56] }
+        }
+    }
+
+    /// Writes the option's bytes, with their tag.
     #[inline(always)]
-    #[must_use]
-    pub fn emit(key: &[u8; 16], flow: &FlowKey, new: Seq, old: Seq, made: u16) -> [u8; LEN] {
-        let mut b = [0u8; LEN];
+    pub fn emit(
+        key: &[u8; 16],
+        flow: &FlowKey,
+        [new, old]: [Seq; 2],
+        made: u16,
+        room: &mut Room,
+    ) {
+        let b = &mut room.bytes;
         [b[0], b[1], b[2], b[3]] = [IP_OPTION, LEN as u8, super::VERSION, 0];
         [b[4], b[5]] = made.to_be_bytes();
         [b[6], b[7], b[8], b[9]] = old.0.to_be_bytes();
-        [b[10], b[11], b[12], b[13], b[14], b[15]] = tag(key, flow, new, &b);
-        b
+        let t = tag(key, flow, new, room).to_be_bytes();
+        let b = &mut room.bytes;
+        [b[10], b[11], b[12], b[13], b[14], b[15]] = [t[0], t[1], t[2], t[3], t[4], t[5]];
     }
 
     /// The old connection's client ISN, when the option is well-formed, fresh and rightly tagged.
     #[inline(always)]
     #[must_use]
     pub fn verify(
-        b: &[u8; LEN],
         key: &[u8; 16],
         flow: &FlowKey,
         new: Seq,
         now: u16,
+        room: &mut Room,
     ) -> Option<Seq> {
+        let b = &room.bytes;
         if b[0] != IP_OPTION || b[1] != LEN as u8 || b[2] != super::VERSION || b[3] != 0 {
             return None;
         }
@@ -312,19 +334,14 @@ pub mod release {
         if now.wrapping_sub(made).wrapping_add(FRESHNESS_SECONDS) > 2 * FRESHNESS_SECONDS {
             return None;
         }
-        let right = tag(key, flow, new, b);
-        let mut different = 0;
-        let mut i = 0;
-        while i < 6 {
-            different |= right[i] ^ b[10 + i];
-            i += 1;
-        }
-        (different == 0).then_some(Seq(u32::from_be_bytes([b[6], b[7], b[8], b[9]])))
+        let old = Seq(u32::from_be_bytes([b[6], b[7], b[8], b[9]]));
+        let given = u64::from_be_bytes([b[10], b[11], b[12], b[13], b[14], b[15], 0, 0]);
+        (tag(key, flow, new, room) & TAG_MASK == given).then_some(old)
     }
 
     #[inline(always)]
-    fn tag(key: &[u8; 16], flow: &FlowKey, new: Seq, b: &[u8; LEN]) -> [u8; 6] {
-        let mut m = [0u8; 56];
+    fn tag(key: &[u8; 16], flow: &FlowKey, new: Seq, room: &mut Room) -> u64 {
+        let m = &mut room.message;
         let mut i = 0;
         while i < 16 {
             m[i] = flow.remote.as_bytes16()[i];
@@ -336,13 +353,12 @@ pub mod release {
         [m[36], m[37], m[38], m[39]] = new.0.to_be_bytes();
         let mut i = 0;
         while i < 10 {
-            m[40 + i] = b[i];
+            m[40 + i] = room.bytes[i];
             i += 1;
         }
         // Says "release", so that no tag of another kind of frame can be used for it.
-        m[55] = 0x52;
-        let t = siphash24_array(key, &m).to_be_bytes();
-        [t[0], t[1], t[2], t[3], t[4], t[5]]
+        [m[50], m[51], m[52], m[53], m[54], m[55]] = *b"\0\0\0\0\0R";
+        siphash24_array(key, m)
     }
 }
 
@@ -398,33 +414,40 @@ mod tests {
         }
     }
 
+    fn sealed(o: &HandoverOption) -> OptionRoom {
+        let mut room = OptionRoom::default();
+        o.emit(&KEY, &ends(), &mut room);
+        room
+    }
+
     proptest! {
         #[test]
         fn an_option_survives_emit_and_parse(o in any_option()) {
-            let b = o.emit(&KEY, &ends());
-            let back = HandoverOption::parse(&b, o.client_isn, o.server_isn, o.client_port);
+            let mut room = sealed(&o);
+            let back = HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port);
             prop_assert_eq!(back, Some(o));
-            prop_assert!(o.tag_is_right(&b, &KEY, &ends()));
+            prop_assert!(o.tag_is_right(&KEY, &ends(), &mut room));
         }
 
         #[test]
         fn any_changed_bit_is_noticed(o in any_option(), bit in 0usize..320) {
-            let mut b = o.emit(&KEY, &ends());
-            b[bit / 8] ^= 1 << (bit % 8);
-            let accepted = HandoverOption::parse(&b, o.client_isn, o.server_isn, o.client_port)
-                .is_some_and(|o| o.tag_is_right(&b, &KEY, &ends()));
+            let mut room = sealed(&o);
+            room.bytes[bit / 8] ^= 1 << (bit % 8);
+            let accepted =
+                HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port)
+                    .is_some_and(|o| o.tag_is_right(&KEY, &ends(), &mut room));
             prop_assert!(!accepted);
         }
 
         #[test]
         fn the_header_fields_and_the_ends_are_covered(o in any_option(), n in 1u32..) {
-            let b = o.emit(&KEY, &ends());
+            let mut room = sealed(&o);
             let other = HandoverOption { client_isn: o.client_isn.plus(n), ..o };
-            prop_assert!(!other.tag_is_right(&b, &KEY, &ends()));
+            prop_assert!(!other.tag_is_right(&KEY, &ends(), &mut room));
             let other = HandoverOption { server_isn: o.server_isn.plus(n), ..o };
-            prop_assert!(!other.tag_is_right(&b, &KEY, &ends()));
+            prop_assert!(!other.tag_is_right(&KEY, &ends(), &mut room));
             let elsewhere = HandoverEnds { from_port: 40001, ..ends() };
-            prop_assert!(!o.tag_is_right(&b, &KEY, &elsewhere));
+            prop_assert!(!o.tag_is_right(&KEY, &elsewhere, &mut room));
         }
 
         #[test]
@@ -435,7 +458,9 @@ mod tests {
         #[test]
         fn the_agreed_options_say_what_was_agreed(o in any_option()) {
             let mut bytes = [0; 64];
-            bytes[..40].copy_from_slice(&o.agreed_options());
+            let mut agreed = [0; 40];
+            o.agreed_options(&mut agreed);
+            bytes[..40].copy_from_slice(&agreed);
             let s = scan(bytes, 40);
             prop_assert_eq!(s.mss, u32::from(o.client_mss));
             prop_assert_eq!(s.sack_permitted == 1, o.agreed & AGREED_SACK != 0);
@@ -473,23 +498,20 @@ mod tests {
             remote_port: 5555,
             local_port: 80,
         };
-        let b = release::emit(&KEY, &flow, Seq(7), Seq(3), 100);
-        assert_eq!(release::verify(&b, &KEY, &flow, Seq(7), 110), Some(Seq(3)));
-        assert_eq!(release::verify(&b, &KEY, &flow, Seq(8), 110), None);
-        assert_eq!(release::verify(&b, &KEY, &flow, Seq(7), 200), None);
-        let other = FlowKey {
-            remote_port: 5556,
-            ..flow
+        let mut room = release::Room::default();
+        release::emit(&KEY, &flow, [Seq(7), Seq(3)], 100, &mut room);
+        let verify = |flow: &FlowKey, new, now, mut room: release::Room| {
+            release::verify(&KEY, flow, Seq(new), now, &mut room)
         };
-        assert_eq!(release::verify(&b, &KEY, &other, Seq(7), 110), None);
+        assert_eq!(verify(&flow, 7, 110, room), Some(Seq(3)));
+        assert_eq!(verify(&flow, 8, 110, room), None);
+        assert_eq!(verify(&flow, 7, 200, room), None);
+        let other = FlowKey { remote_port: 5556, ..flow };
+        assert_eq!(verify(&other, 7, 110, room), None);
         for bit in 0..128 {
-            let mut forged = b;
-            forged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                release::verify(&forged, &KEY, &flow, Seq(7), 110),
-                None,
-                "bit {bit}"
-            );
+            let mut forged = room;
+            forged.bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(verify(&flow, 7, 110, forged), None, "bit {bit}");
         }
     }
 }

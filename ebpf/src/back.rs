@@ -14,11 +14,12 @@ use crate::{
     FROM_BACK, Outcome, Step,
     facts::{now_ms, settings, unix_seconds},
     frame::{
-        Bare, ETHERTYPE_IPV4, IPV4, Ip, Skb, TCP, Tcp, ethertype, macs, make_bare, options,
+        Bare, ETHERTYPE_IPV4, IPV4, Ip, Segment, Skb, TCP, ethertype, macs, make_bare, options,
         remove_ip_option, replace_options, rewrite, set_addresses,
     },
-    front::entry,
+    front::{entry, forget_peer},
     maps::{CONNECTIONS, HANDOVERS, MEMBERS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom, VIPS},
+    outcome,
 };
 
 /// How much later than the inspecting node's clock the processing node's timestamps begin, in the
@@ -42,7 +43,7 @@ pub fn ingress(skb: Skb) -> Step {
     let to = Addr::v4(ip.dst);
     if to != settings.address && to != settings.self_address {
         if ip.header_len >= IPV4 + release::LEN as u32 && VIPS.get_ptr(&to).is_some() {
-            return release_ingress(skb, &ip, settings);
+            return Ok(release_ingress(skb, &ip, settings));
         }
         return Ok(Outcome::pass(Action::Other));
     }
@@ -59,37 +60,41 @@ pub fn ingress(skb: Skb) -> Step {
         return Err(DropReason::Fragment);
     }
     if to_port {
-        handover_ingress(skb, &ip, settings)
+        Ok(handover_ingress(skb, &ip, settings))
     } else {
-        reply_ingress(skb, &ip)
+        Ok(reply_ingress(skb, &ip))
     }
 }
 
 /// An answer to a handover connection of this node's.
 #[inline(never)]
-fn reply_ingress(skb: Skb, ip: &Ip) -> Step {
-    let mut tcp = Tcp::parse(skb, ip)?;
-    let port = tcp.header.destination;
-    // Without an entry the connection was given up: the kernel answers with a reset, which takes
-    // the processing node's half of it away.
-    let Some(h) = handover(port) else {
-        return Ok(Outcome::pass(Action::Other));
-    };
-    if h.target != Addr::v4(ip.src) {
-        return Err(DropReason::UnknownHandover);
-    }
-    let Some(e) = entry(&h.flow, role::INSPECTING) else {
-        return Err(DropReason::UnknownHandover);
-    };
-    let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
-        return Err(DropReason::Malformed);
-    };
-    let Some(shift) = back::reply(&mut tcp.header, port, h, e, now_ms()) else {
-        return Err(DropReason::UnknownHandover);
-    };
-    shift.apply(&mut scratch.scan);
-    rewrite(skb, ip.l4(), &tcp, Some(scratch))?;
-    Ok(Outcome::pass(Action::HandoverReply))
+fn reply_ingress(skb: Skb, ip: &Ip) -> Outcome {
+    outcome(|| {
+        let Some(Segment { tcp, .. }) = Segment::read(skb, ip) else {
+            return Err(DropReason::Malformed);
+        };
+        let port = tcp.header.destination;
+        // Without an entry the connection was given up: the kernel answers with a reset, which takes
+        // the processing node's half of it away.
+        let Some(h) = handover(port) else {
+            return Ok(Outcome::pass(Action::Other));
+        };
+        if h.target != Addr::v4(ip.src) {
+            return Err(DropReason::UnknownHandover);
+        }
+        let Some(e) = entry(&h.flow, role::INSPECTING) else {
+            return Err(DropReason::UnknownHandover);
+        };
+        let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
+            return Err(DropReason::Malformed);
+        };
+        let Some(shift) = back::reply(&mut tcp.header, port, h, e, now_ms()) else {
+            return Err(DropReason::UnknownHandover);
+        };
+        shift.apply(&mut scratch.scan);
+        rewrite(skb, ip.l4(), tcp, Some(scratch))?;
+        Ok(Outcome::pass(Action::HandoverReply))
+    })
 }
 
 #[inline(always)]
@@ -101,137 +106,188 @@ fn handover(port: u16) -> Option<&'static Handover> {
 
 /// A segment of a handover connection to this node.
 #[inline(never)]
-fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
-    if MEMBERS.get_ptr(&Addr::v4(ip.src)).is_none() {
-        return Err(DropReason::NotMember);
-    }
-    let mut tcp = Tcp::parse(skb, ip)?;
-    if tcp.header.flags & (SYN | ACK | RST) == SYN {
-        return syn_ingress(skb, ip, &mut tcp, settings);
-    }
+fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        if MEMBERS.get_ptr(&Addr::v4(ip.src)).is_none() {
+            return Err(DropReason::NotMember);
+        }
+        let Some(segment) = Segment::read(skb, ip) else {
+            return Err(DropReason::Malformed);
+        };
+        let t = &mut segment.tcp.header;
+        if t.flags & (SYN | ACK | RST) == SYN {
+            return Ok(syn_ingress(skb, segment, settings));
+        }
+        let Some(e) = processing_entry(segment) else {
+            return Ok(answer(
+                skb,
+                segment,
+                back::unknown(&segment.tcp.header),
+                None,
+            ));
+        };
+        let t = &mut segment.tcp.header;
+        if e.peer != Addr::v4(ip.src) || e.peer_port != t.source {
+            return Err(DropReason::UnknownHandover);
+        }
+        match back::incoming(t, e, now_ms()) {
+            Incoming::ToServer => {
+                t.source = segment.flow.remote_port;
+                t.destination = segment.flow.local_port;
+                rewrite(skb, ip.l4(), &segment.tcp, None)?;
+                Ok(to_front(skb, segment, settings, Action::HandoverIn))
+            }
+            Incoming::ResetServer => Ok(reset_server(skb, segment, e, settings)),
+            other => Ok(answer(skb, segment, other, Some(e))),
+        }
+    })
+}
+
+/// The processing entry that a handover connection's segment is for; its flow is noted in the segment.
+#[inline(always)]
+fn processing_entry(segment: &mut Segment) -> Option<&'static mut ConnEntry> {
+    let port = segment.tcp.header.source;
     let key = PeerKey {
-        peer: Addr::v4(ip.src),
-        port: tcp.header.source.into(),
+        peer: Addr::v4(segment.ip.src),
+        port: port.into(),
     };
-    let found = match PEERS.get_ptr(&key) {
-        // SAFETY: a map value stays valid for the program's run.
-        Some(flow) => {
-            let flow = unsafe { *flow };
-            entry(&flow, role::PROCESSING).map(|e| (flow, e))
-        }
-        None => None,
-    };
-    let Some((flow, e)) = found else {
-        return answer(skb, ip, &tcp, back::unknown(&tcp.header), None, settings);
-    };
-    if e.peer != key.peer || e.peer_port != tcp.header.source {
-        return Err(DropReason::UnknownHandover);
-    }
-    match back::incoming(&mut tcp.header, e, now_ms()) {
-        Incoming::ToServer(_) => {
-            tcp.header.source = flow.remote_port;
-            tcp.header.destination = flow.local_port;
-            rewrite(skb, ip.l4(), &tcp, None)?;
-            to_front(skb, ip, &flow, settings, Action::HandoverIn)
-        }
-        Incoming::ResetServer => {
-            let (Some(src), Some(dst)) = (flow.remote.v4_octets(), flow.local.v4_octets()) else {
-                return Err(DropReason::UnknownHandover);
-            };
-            let header = TcpHeader {
-                source: flow.remote_port,
-                destination: flow.local_port,
-                ack: tcp.header.ack.minus(e.seq_delta),
-                flags: RST | ACK,
-                ..tcp.header
-            };
-            make_bare(skb, ip, &Bare { src, dst, header })?;
-            skb.set_mark(FROM_BACK);
-            Ok(Outcome::redirect(
-                Action::HandoverIn,
-                skb.arrive(settings.front),
-            ))
-        }
-        other => answer(skb, ip, &tcp, other, Some(e), settings),
-    }
+    let flow = PEERS.get_ptr(&key)?;
+    // SAFETY: a map value stays valid for the program's run.
+    segment.flow = unsafe { *flow };
+    entry(&segment.flow, role::PROCESSING)
 }
 
 /// Lets a rewritten segment arrive at the front, where a client's would: routes are checked there.
-#[inline(always)]
-fn to_front(skb: Skb, ip: &Ip, flow: &FlowKey, settings: &NodeSettings, action: Action) -> Step {
-    let (Some(src), Some(dst)) = (flow.remote.v4_octets(), flow.local.v4_octets()) else {
-        return Err(DropReason::UnknownHandover);
-    };
-    set_addresses(skb, ip, src, dst)?;
-    skb.set_mark(FROM_BACK);
-    Ok(Outcome::redirect(action, skb.arrive(settings.front)))
+#[inline(never)]
+fn to_front(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Action) -> Outcome {
+    outcome(|| {
+        let flow = &segment.flow;
+        let (src, dst) = (flow.remote.v4_tail(), flow.local.v4_tail());
+        set_addresses(skb, &segment.ip, src, dst)?;
+        skb.set_mark(FROM_BACK);
+        Ok(Outcome::redirect(action, skb.arrive(settings.front)))
+    })
+}
+
+/// Turns a FIN that nobody meant into a reset for the server.
+#[inline(never)]
+fn reset_server(skb: Skb, segment: &Segment, e: &ConnEntry, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let (t, flow) = (&segment.tcp.header, &segment.flow);
+        let (src, dst) = (flow.remote.v4_tail(), flow.local.v4_tail());
+        let header = TcpHeader {
+            source: flow.remote_port,
+            destination: flow.local_port,
+            seq: t.seq,
+            ack: t.ack.minus(e.seq_delta),
+            flags: RST | ACK,
+            ..TcpHeader::default()
+        };
+        make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
+        skb.set_mark(FROM_BACK);
+        Ok(Outcome::redirect(
+            Action::HandoverIn,
+            skb.arrive(settings.front),
+        ))
+    })
 }
 
 /// Answers the inspecting node's leftovers: its FIN, or data whose acknowledgment was lost.
-#[inline(always)]
-fn answer(
-    skb: Skb,
-    ip: &Ip,
-    tcp: &Tcp,
-    how: Incoming,
-    e: Option<&ConnEntry>,
-    settings: &NodeSettings,
-) -> Step {
-    let t = &tcp.header;
-    let (seq, ack, flags) = match (how, e) {
-        (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
-        // It may not have seen our FIN yet: then this is one, too.
-        (Incoming::AnswerAck, Some(e)) if t.ack == e.server_isn.plus(1) => {
-            (t.ack, t.end(), FIN | ACK)
-        }
-        (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),
-        (Incoming::Drop(reason), _) => return Err(reason),
-        _ => return Err(DropReason::AfterHandover),
-    };
-    let Some((destination, source)) = macs(skb) else {
-        return Err(DropReason::Malformed);
-    };
-    let header = TcpHeader {
-        source: t.destination,
-        destination: t.source,
-        seq,
-        ack,
-        flags,
-        window: u16::MAX,
-        ..TcpHeader::default()
-    };
-    make_bare(
-        skb,
-        ip,
-        &Bare {
-            src: ip.dst,
-            dst: ip.src,
-            header,
-        },
-    )?;
-    skb.set_macs(&source, &destination)?;
-    let to_self = Addr::v4(ip.dst) == settings.self_address;
-    let code = if to_self {
-        skb.arrive(settings.back)
-    } else {
-        skb.send(settings.back)
-    };
-    Ok(Outcome::redirect(Action::Answered, code))
+#[inline(never)]
+fn answer(skb: Skb, segment: &Segment, how: Incoming, e: Option<&mut ConnEntry>) -> Outcome {
+    outcome(|| {
+        let (t, ip) = (&segment.tcp.header, &segment.ip);
+        let (seq, ack, flags) = match (how, e) {
+            (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
+            // It may not have seen our FIN yet: then this is one, too.
+            (Incoming::AnswerAck, Some(e)) if t.ack == e.server_isn.plus(1) => {
+                (t.ack, t.end(), FIN | ACK)
+            }
+            (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),
+            (Incoming::Drop(reason), _) => return Err(reason),
+            _ => return Err(DropReason::AfterHandover),
+        };
+        let (Some((destination, source)), Some(settings)) = (macs(skb), settings()) else {
+            return Err(DropReason::Malformed);
+        };
+        let header = TcpHeader {
+            source: t.destination,
+            destination: t.source,
+            seq,
+            ack,
+            flags,
+            window: u16::MAX,
+            ..TcpHeader::default()
+        };
+        make_bare(
+            skb,
+            ip,
+            &Bare {
+                src: ip.dst,
+                dst: ip.src,
+                header,
+            },
+        )?;
+        skb.set_macs(&source, &destination)?;
+        let to_self = Addr::v4(ip.dst) == settings.self_address;
+        let code = if to_self {
+            skb.arrive(settings.back)
+        } else {
+            skb.send(settings.back)
+        };
+        Ok(Outcome::redirect(Action::Answered, code))
+    })
 }
 
 /// A handover SYN: the only frame that creates state, and so the one that is authenticated.
 #[inline(never)]
-fn syn_ingress(skb: Skb, ip: &Ip, tcp: &mut Tcp, settings: &NodeSettings) -> Step {
-    let room = syn_room()?;
-    let Some(bytes) = skb.load::<OPTION_LEN>(ip.l4() + 20) else {
-        return Err(DropReason::BadOption);
+fn syn_ingress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let room = syn_room()?;
+        read_option(skb, segment, room)?;
+        verify(room, settings)?;
+        agree(room);
+        note_handover(skb, room, settings, segment.tcp.header.window)?;
+
+        segment.flow = room.flow;
+        let Segment { ip, tcp, flow } = segment;
+        tcp.header.source = flow.remote_port;
+        tcp.header.destination = flow.local_port;
+        tcp.header.ack = Seq(0);
+        tcp.header.urgent = 0;
+        if room.option.agreed & AGREED_ECN != 0 {
+            tcp.header.flags |= ECE | CWR;
+        }
+        let Some(scratch) = options(skb, ip.l4(), 60) else {
+            return Err(DropReason::Malformed);
+        };
+        replace_options(skb, ip, tcp, scratch, &room.agreed)?;
+        Ok(to_front(skb, segment, settings, Action::HandoverSyn))
+    })
+}
+
+#[inline(always)]
+pub fn syn_room() -> Result<&'static mut SynRoom, DropReason> {
+    let Some(room) = SYN_ROOM.get_ptr_mut(0) else {
+        return Err(DropReason::RewriteFailed);
     };
-    room.bytes = bytes;
-    let t = &tcp.header;
+    // SAFETY: this CPU's value; one program run at a time uses it, as `frame::options` explains.
+    Ok(unsafe { &mut *room })
+}
+
+/// Reads the DTS option of a handover SYN into the room.
+#[inline(never)]
+fn read_option(skb: Skb, segment: &Segment, room: &mut SynRoom) -> Result<(), DropReason> {
+    let (t, ip) = (&segment.tcp.header, &segment.ip);
     if t.header_len != 60 || t.payload != 0 {
         return Err(DropReason::BadOption);
     }
-    let Some(option) = HandoverOption::parse(&room.bytes, t.seq, t.ack, t.urgent) else {
+    let Some(bytes) = skb.load::<OPTION_LEN>(ip.l4() + 20) else {
+        return Err(DropReason::BadOption);
+    };
+    room.option_room.bytes = bytes;
+    let parsed = HandoverOption::parse(&room.option_room.bytes, t.seq, t.ack, t.urgent);
+    let Some(option) = parsed else {
         return Err(DropReason::BadOption);
     };
     room.option = option;
@@ -240,10 +296,27 @@ fn syn_ingress(skb: Skb, ip: &Ip, tcp: &mut Tcp, settings: &NodeSettings) -> Ste
         from_port: t.source,
         to: Addr::v4(ip.dst),
     };
-    if !verified(room, settings) {
+    Ok(())
+}
+
+/// Makes the options that take the DTS option's place.
+#[inline(never)]
+fn agree(room: &mut SynRoom) {
+    room.option.agreed_options(&mut room.agreed);
+}
+
+/// Checks tag, age and service of the option in the room, and notes the flow.
+#[inline(never)]
+fn verify(room: &mut SynRoom, settings: &NodeSettings) -> Result<(), DropReason> {
+    let SynRoom {
+        option,
+        ends,
+        option_room,
+        ..
+    } = room;
+    if !option.tag_is_right(&settings.tag_key, ends, option_room) {
         return Err(DropReason::BadTag);
     }
-    let option = &room.option;
     if !option.is_fresh(unix_seconds(settings)) {
         return Err(DropReason::StaleHandover);
     }
@@ -258,39 +331,7 @@ fn syn_ingress(skb: Skb, ip: &Ip, tcp: &mut Tcp, settings: &NodeSettings) -> Ste
         remote_port: option.client_port,
         local_port: service.port as u16,
     };
-    let window = t.window;
-    note_handover(skb, room, settings, window)?;
-
-    let option = &room.option;
-    tcp.header.source = room.flow.remote_port;
-    tcp.header.destination = room.flow.local_port;
-    tcp.header.ack = Seq(0);
-    tcp.header.urgent = 0;
-    if option.agreed & AGREED_ECN != 0 {
-        tcp.header.flags |= ECE | CWR;
-    }
-    room.bytes = option.agreed_options();
-    let Some(scratch) = options(skb, ip.l4(), 60) else {
-        return Err(DropReason::Malformed);
-    };
-    replace_options(skb, ip, tcp, scratch, &room.bytes)?;
-    to_front(skb, ip, &room.flow, settings, Action::HandoverSyn)
-}
-
-#[inline(always)]
-fn syn_room() -> Result<&'static mut SynRoom, DropReason> {
-    let Some(room) = SYN_ROOM.get_ptr_mut(0) else {
-        return Err(DropReason::RewriteFailed);
-    };
-    // SAFETY: this CPU's value; one program run at a time uses it, as `frame::options` explains.
-    Ok(unsafe { &mut *room })
-}
-
-/// Checks the tag: a function of its own, because the hash wants the stack for itself.
-#[inline(never)]
-fn verified(room: &SynRoom, settings: &NodeSettings) -> bool {
-    room.option
-        .tag_is_right(&room.bytes, &settings.tag_key, &room.ends)
+    Ok(())
 }
 
 /// Makes or refreshes the processing entry of a verified handover.
@@ -320,10 +361,7 @@ fn note_handover(
         }
         IncomingSyn::Accept => {
             if let Some(old) = found {
-                let _ = PEERS.remove(&PeerKey {
-                    peer: old.peer,
-                    port: old.peer_port.into(),
-                });
+                forget_peer(&room.flow, old);
             }
             room.entry = back::accept(&room.option, window, now_ms());
             let e = &mut room.entry;
@@ -355,34 +393,52 @@ fn note_handover(
 
 /// A client's SYN that another node sends on: the flow's last connection is over there.
 #[inline(never)]
-fn release_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
-    let Some(option) = skb.load::<{ release::LEN }>(ip.l4() - release::LEN as u32) else {
-        return Err(DropReason::BadOption);
-    };
-    let tcp = Tcp::parse(skb, ip)?;
-    let flow = FlowKey {
-        remote: Addr::v4(ip.src),
-        local: Addr::v4(ip.dst),
-        remote_port: tcp.header.source,
-        local_port: tcp.header.destination,
-    };
-    let now = unix_seconds(settings);
-    let Some(old) = release::verify(&option, &settings.tag_key, &flow, tcp.header.seq, now) else {
-        return Err(DropReason::BadTag);
-    };
-    if let Some(e) = entry(&flow, role::INSPECTING)
-        && e.client_isn == old
-    {
-        let _ = CONNECTIONS.remove(&ConnKey {
-            flow,
-            role: role::INSPECTING,
-        });
-    }
-    remove_ip_option(skb, ip, &option)?;
-    Ok(Outcome::redirect(
-        Action::ReleaseIn,
-        skb.arrive(settings.front),
-    ))
+fn release_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let room = syn_room()?;
+        let Some(bytes) = skb.load::<{ release::LEN }>(ip.l4() - release::LEN as u32) else {
+            return Err(DropReason::BadOption);
+        };
+        room.release_room.bytes = bytes;
+        let Some(segment) = Segment::read(skb, ip) else {
+            return Err(DropReason::Malformed);
+        };
+        segment.flow = FlowKey {
+            remote: Addr::v4(ip.src),
+            local: Addr::v4(ip.dst),
+            remote_port: segment.tcp.header.source,
+            local_port: segment.tcp.header.destination,
+        };
+        let Some(old) = verified_release(segment, room, settings) else {
+            return Err(DropReason::BadTag);
+        };
+        if let Some(e) = entry(&segment.flow, role::INSPECTING)
+            && e.client_isn == old
+        {
+            let _ = CONNECTIONS.remove(&ConnKey {
+                flow: segment.flow,
+                role: role::INSPECTING,
+            });
+        }
+        remove_ip_option(skb, ip, &room.release_room.bytes)?;
+        Ok(Outcome::redirect(
+            Action::ReleaseIn,
+            skb.arrive(settings.front),
+        ))
+    })
+}
+
+/// A function of its own, because the hash wants the stack for itself.
+#[inline(never)]
+fn verified_release(segment: &Segment, room: &mut SynRoom, settings: &NodeSettings) -> Option<Seq> {
+    let (new, now) = (segment.tcp.header.seq, unix_seconds(settings));
+    release::verify(
+        &settings.tag_key,
+        &segment.flow,
+        new,
+        now,
+        &mut room.release_room,
+    )
 }
 
 /// Everything that leaves at the back.
@@ -411,7 +467,9 @@ pub fn egress(skb: Skb) -> Step {
 /// A segment that this node's kernel sends on a handover connection.
 #[inline(always)]
 fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
-    let mut tcp = Tcp::parse(skb, ip)?;
+    let Some(Segment { tcp, .. }) = Segment::read(skb, ip) else {
+        return Err(DropReason::Malformed);
+    };
     let port = tcp.header.source;
     let Some(h) = handover(port) else {
         // The kernel's answer to a segment of a connection that was given up is in the processing
@@ -432,7 +490,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
         None => return Err(DropReason::UnknownHandover),
         Some(Outgoing::Segment(shift)) => {
             shift.apply(&mut scratch.scan);
-            rewrite(skb, ip.l4(), &tcp, Some(scratch))?;
+            rewrite(skb, ip.l4(), tcp, Some(scratch))?;
         }
         Some(Outgoing::Syn) => {
             if tcp.header.payload != 0 {
@@ -445,7 +503,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
                 to: Addr::v4(ip.dst),
             };
             make_option(h, e, settings, room);
-            replace_options(skb, ip, &tcp, scratch, &room.bytes)?;
+            replace_options(skb, ip, tcp, scratch, &room.option_room.bytes)?;
         }
     }
     if h.flags & flag::SELF == 0 {
@@ -482,5 +540,17 @@ fn make_option(h: &Handover, e: &ConnEntry, settings: &NodeSettings, room: &mut 
             .wrapping_add(TIMESTAMP_MARGIN),
         made: unix_seconds(settings),
     };
-    room.bytes = room.option.emit(&settings.tag_key, &room.ends);
+    seal(room, settings);
+}
+
+/// Tags the option: a function of its own, because the hash wants the stack for itself.
+#[inline(never)]
+fn seal(room: &mut SynRoom, settings: &NodeSettings) {
+    let SynRoom {
+        option,
+        ends,
+        option_room,
+        ..
+    } = room;
+    option.emit(&settings.tag_key, ends, option_room);
 }

@@ -70,7 +70,7 @@ impl SockRef {
     /// The socket that a segment from `remote` to `local` would meet, a listener included.
     #[inline(always)]
     pub fn lookup(skb: Skb, flow: &FlowKey) -> Option<Self> {
-        let (remote, local) = (flow.remote.v4_octets()?, flow.local.v4_octets()?);
+        let (remote, local) = (flow.remote.v4_tail(), flow.local.v4_tail());
         // SAFETY: all-zero is a valid tuple.
         let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
         tuple.__bindgen_anon_1.ipv4.saddr = u32::from_ne_bytes(remote);

@@ -14,11 +14,12 @@ use aya_ebpf::{
     helpers::generated as helper,
 };
 use dts_core::{
+    addr::FlowKey,
     segment::{MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
     verdict::DropReason,
 };
 
-use crate::maps::{SCRATCH, Scratch};
+use crate::maps::{SCRATCH, SEGMENT, Scratch};
 
 /// The length of an Ethernet header.
 pub const ETH: u32 = 14;
@@ -196,6 +197,7 @@ fn csum_diff<const A: usize, const B: usize>(from: &[u8; A], to: &[u8; B]) -> i6
 }
 
 /// What the filter needs of an IPv4 header.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ip {
     /// The header's length in bytes.
@@ -259,6 +261,7 @@ pub fn macs(skb: Skb) -> Option<([u8; 6], [u8; 6])> {
 }
 
 /// A TCP segment in a frame.
+#[repr(C)]
 pub struct Tcp {
     /// The fixed header's bytes as they came.
     pub old: [u8; TCP_HEADER],
@@ -266,22 +269,34 @@ pub struct Tcp {
     pub header: TcpHeader,
 }
 
-impl Tcp {
-    /// Reads a segment's header.
-    #[inline(always)]
-    pub fn parse(skb: Skb, ip: &Ip) -> Result<Self, DropReason> {
-        let Some(old) = skb.load::<TCP_HEADER>(ip.l4()) else {
-            return Err(DropReason::Malformed);
-        };
-        let Some(mut header) = TcpHeader::parse(&old) else {
-            return Err(DropReason::Malformed);
-        };
-        let headers = ip.header_len + header.header_len as u32;
+/// A segment of a service's or of a handover connection's, with what was read of it.
+#[repr(C)]
+pub struct Segment {
+    /// The IP header.
+    pub ip: Ip,
+    /// The TCP header.
+    pub tcp: Tcp,
+    /// The client's flow, its local port the public one; set by whoever knows it.
+    pub flow: FlowKey,
+}
+
+impl Segment {
+    /// Reads a segment's TCP header into this processor's room for it.
+    #[inline(never)]
+    pub fn read(skb: Skb, ip: &Ip) -> Option<&'static mut Self> {
+        let room = SEGMENT.get_ptr_mut(0)?;
+        // SAFETY: this CPU's value, which only one program run at a time uses: see `options`.
+        let room = unsafe { &mut *room };
+        room.ip = *ip;
+        room.tcp.old = skb.load(ip.l4())?;
+        let mut header = TcpHeader::parse(&room.tcp.old)?;
+        let headers = ip.header_len + u32::from(header.header_len);
         if ip.total_len < headers || ETH + headers > skb.len() {
-            return Err(DropReason::Malformed);
+            return None;
         }
         header.payload = ip.total_len - headers;
-        Ok(Self { old, header })
+        room.tcp.header = header;
+        Some(room)
     }
 }
 
@@ -300,7 +315,9 @@ pub fn options(skb: Skb, l4: u32, header_len: u32) -> Option<&'static mut Scratc
     scratch.scan.mss = 0;
     scratch.scan.scale = 0;
     scratch.scan.sack_permitted = 0;
-    let len = header_len.wrapping_sub(TCP_HEADER as u32) & 0x3f;
+    // Opaque to the compiler, so that the checks below are made on the register that the verifier
+    // sees passed to the helper.
+    let len = core::hint::black_box(header_len.wrapping_sub(TCP_HEADER as u32));
     if len == 0 {
         return Some(scratch);
     }
@@ -354,7 +371,7 @@ extern "C" fn scan_step(_index: u64, _context: *mut core::ffi::c_void) -> i64 {
 /// Writes a changed header back, and changed options where `scratch` is given.
 ///
 /// The header's length must not change: see [`replace_options`].
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite(skb: Skb, l4: u32, tcp: &Tcp, scratch: Option<&mut Scratch>) -> Rewrite {
     let mut new = tcp.old;
     tcp.header.emit(&mut new);
@@ -384,7 +401,7 @@ fn options_diff(s: &Scratch, seed: i64) -> i64 {
 
 #[inline(always)]
 fn write_options(skb: Skb, l4: u32, s: &Scratch) -> Rewrite {
-    let len = s.scan.len & 0x3f;
+    let len = core::hint::black_box(s.scan.len);
     if len == 0 || len > MAX_OPTIONS as u32 {
         return Ok(());
     }
@@ -404,7 +421,7 @@ fn write_options(skb: Skb, l4: u32, s: &Scratch) -> Rewrite {
 /// Replaces a SYN's options by forty bytes of others, and writes the changed header.
 ///
 /// `scratch` has the SYN's own options. The frame must end with the header.
-#[inline(always)]
+#[inline(never)]
 pub fn replace_options(
     skb: Skb,
     ip: &Ip,
@@ -458,7 +475,7 @@ fn set_total_len(skb: Skb, old: u16, new: u16) -> Rewrite {
 }
 
 /// Replaces the IP addresses and mends both checksums.
-#[inline(always)]
+#[inline(never)]
 pub fn set_addresses(skb: Skb, ip: &Ip, src: [u8; 4], dst: [u8; 4]) -> Rewrite {
     let old = pair(ip.src, ip.dst);
     let new = pair(src, dst);
@@ -484,10 +501,16 @@ pub struct Bare {
 }
 
 /// Turns the frame into a bare segment.
-#[inline(never)]
+#[inline(always)]
 pub fn make_bare(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
-    let l4 = ip.l4();
-    skb.resize(l4 + TCP_HEADER as u32)?;
+    bare_ip(skb, ip, bare)?;
+    bare_tcp(skb, ip, bare)
+}
+
+/// The IP part of a bare segment. Two functions, because together they want too much of the stack.
+#[inline(never)]
+fn bare_ip(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
+    skb.resize(ip.l4() + TCP_HEADER as u32)?;
     set_total_len(
         skb,
         ip.total_len as u16,
@@ -495,44 +518,37 @@ pub fn make_bare(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
     )?;
     let (old, new) = (pair(ip.src, ip.dst), pair(bare.src, bare.dst));
     skb.l3_diff(csum_diff(&old, &new))?;
-    skb.store(IP_ADDRESSES, &new)?;
+    skb.store(IP_ADDRESSES, &new)
+}
 
+/// The TCP part of a bare segment.
+///
+/// The checksum starts as 0, and both sums are put in as differences from nothing: right for frames
+/// whose checksum is complete and for those whose card will complete it.
+#[inline(never)]
+fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
+    let l4 = ip.l4();
     let mut tcp = [0u8; TCP_HEADER];
-    let header = TcpHeader {
-        header_len: TCP_HEADER as u8,
-        reserved: 0,
-        urgent: 0,
-        ..bare.header
-    };
-    header.emit(&mut tcp);
-    // The checksum starts as 0, and both sums are put in as differences from nothing: right for
-    // frames whose checksum is complete and for those whose card will complete it.
+    bare.header.emit(&mut tcp);
+    // Twenty bytes of header, no reserved bits, no urgent data.
+    tcp[12] = 0x50;
+    [tcp[18], tcp[19]] = [0; 2];
     skb.store(l4, &tcp)?;
+    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u8; 4], &tcp), 0)?;
     let (s, d) = (bare.src, bare.dst);
+    let len = TCP_HEADER as u8;
     let pseudo = [
-        s[0],
-        s[1],
-        s[2],
-        s[3],
-        d[0],
-        d[1],
-        d[2],
-        d[3],
-        0,
-        TCP,
-        0,
-        TCP_HEADER as u8,
+        s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], 0, TCP, 0, len,
     ];
     skb.l4_diff(
         l4 + TCP_CHECKSUM,
         csum_diff(&[0u8; 4], &pseudo),
         BPF_F_PSEUDO_HDR.into(),
-    )?;
-    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u8; 4], &tcp), 0)
+    )
 }
 
 /// Puts an IPv4 option of sixteen bytes between IP header and TCP header.
-#[inline(always)]
+#[inline(never)]
 pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
     if ip.header_len > 60 - 16 {
         return Err(FAILED);
@@ -550,7 +566,7 @@ pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
 }
 
 /// Takes an IPv4 option of sixteen bytes, the header's last, out again.
-#[inline(always)]
+#[inline(never)]
 pub fn remove_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
     if ip.header_len < IPV4 + 16 {
         return Err(FAILED);

@@ -19,17 +19,19 @@ use dts_core::{
 
 use crate::{
     FROM_BACK, Outcome, Step, TO_CLIENT,
+    back::syn_room,
     facts::{FrontFacts, SockRef, now_ms, ownership, settings, unix_seconds},
     frame::{
-        Bare, ETH, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP, Ip, Skb, TCP, Tcp, ethertype,
+        Bare, ETH, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP, Ip, Segment, Skb, TCP, ethertype,
         insert_ip_option, make_bare, options, rewrite, set_addresses,
     },
     icmp,
-    maps::{CONNECTIONS, PEERS, SERVICES, Scratch, VIPS},
+    maps::{CONNECTIONS, PEERS, SERVICES, Scratch, SynRoom, VIPS},
+    outcome,
 };
 
 /// The entry of a flow in one role.
-#[inline(always)]
+#[inline(never)]
 pub fn entry(flow: &FlowKey, role: u32) -> Option<&'static mut ConnEntry> {
     let entry = CONNECTIONS.get_ptr_mut(&ConnKey { flow: *flow, role })?;
     // SAFETY: a map value stays valid for the program's run. Another CPU may write to it at the same
@@ -37,24 +39,36 @@ pub fn entry(flow: &FlowKey, role: u32) -> Option<&'static mut ConnEntry> {
     Some(unsafe { &mut *entry })
 }
 
-/// Forgets a flow's processing entry and the handover connection that leads to it.
+/// Forgets a flow's processing entry and the handover connection that led to it.
 #[inline(always)]
-fn forget_processing(flow: &FlowKey, entry: &ConnEntry) {
-    let _ = PEERS.remove(&PeerKey {
-        peer: entry.peer,
-        port: entry.peer_port.into(),
-    });
+pub fn forget_processing(flow: &FlowKey, entry: &ConnEntry) {
+    forget_peer(flow, entry);
     let _ = CONNECTIONS.remove(&ConnKey {
         flow: *flow,
         role: role::PROCESSING,
     });
 }
 
-/// The service that an address and port belong to.
+/// Forgets the handover connection of an entry, unless its port serves another flow by now.
 #[inline(always)]
-pub fn service(vip: Addr, port: u16) -> Option<&'static ServiceEntry> {
+pub fn forget_peer(flow: &FlowKey, entry: &ConnEntry) {
+    let key = PeerKey {
+        peer: entry.peer,
+        port: entry.peer_port.into(),
+    };
+    if let Some(of) = PEERS.get_ptr(&key) {
+        // SAFETY: a map value stays valid for the program's run.
+        if unsafe { *of } == *flow {
+            let _ = PEERS.remove(&key);
+        }
+    }
+}
+
+/// The service that an address and port belong to.
+#[inline(never)]
+pub fn service(vip: &Addr, port: u16) -> Option<&'static ServiceEntry> {
     let entry = SERVICES.get_ptr(&ServiceKey {
-        vip,
+        vip: *vip,
         port: port.into(),
     })?;
     // SAFETY: as in `entry`; only the daemon writes, and replaces whole values.
@@ -73,7 +87,7 @@ pub fn ingress(skb: Skb) -> Step {
     }
     match ethertype(skb) {
         Some(ETHERTYPE_IPV4) => {}
-        Some(ETHERTYPE_ARP) => return arp_ingress(skb, settings),
+        Some(ETHERTYPE_ARP) => return Ok(arp_ingress(skb, settings)),
         _ => return Ok(Outcome::pass(Action::Other)),
     }
     let Some(ip) = Ip::parse(skb) else {
@@ -88,7 +102,7 @@ pub fn ingress(skb: Skb) -> Step {
     }
     match ip.protocol {
         TCP => tcp_ingress(skb, &ip, vip),
-        ICMP => icmp::ingress(skb, &ip),
+        ICMP => Ok(icmp::ingress(skb, &ip)),
         _ => Err(DropReason::NoService),
     }
 }
@@ -115,147 +129,141 @@ fn other_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
     other
 }
 
-/// A segment of a service's, with what was read of it.
-struct Segment {
-    skb: Skb,
-    ip: Ip,
-    tcp: Tcp,
-    /// The flow, its local port the public one.
-    flow: FlowKey,
-}
-
 #[inline(always)]
 fn tcp_ingress(skb: Skb, ip: &Ip, vip: Addr) -> Step {
-    let tcp = Tcp::parse(skb, ip)?;
-    let Some(service) = service(vip, tcp.header.destination) else {
+    let Some(segment) = Segment::read(skb, ip) else {
+        return Err(DropReason::Malformed);
+    };
+    let t = &segment.tcp.header;
+    let Some(service) = service(&vip, t.destination) else {
         return Err(DropReason::NoService);
     };
-    let flow = FlowKey {
+    segment.flow = FlowKey {
         remote: Addr::v4(ip.src),
         local: vip,
-        remote_port: tcp.header.source,
-        local_port: tcp.header.destination,
-    };
-    let mut segment = Segment {
-        skb,
-        ip: *ip,
-        tcp,
-        flow,
+        remote_port: t.source,
+        local_port: t.destination,
     };
     match service.kind {
-        service_kind::L4 => l4_ingress(&segment, service),
-        service_kind::L7 => l7_ingress(&mut segment, service),
+        service_kind::L4 => Ok(l4_ingress(skb, segment, service)),
+        service_kind::L7 => Ok(l7_ingress(skb, segment, service)),
         _ => Err(DropReason::InspectorPort),
     }
 }
 
-#[inline(always)]
-fn l4_ingress(segment: &Segment, service: &ServiceEntry) -> Step {
-    let Segment { skb, ip, tcp, flow } = segment;
-    let facts = FrontFacts {
-        skb: *skb,
-        ip,
-        flow,
-        service,
-    };
-    match front::ingress_l4(&tcp.header, &facts) {
-        Ingress::Drop(reason) => Err(reason),
-        Ingress::Challenge => {
-            skb.accept();
-            Ok(Outcome::pass(Action::Challenge))
+#[inline(never)]
+fn l4_ingress(skb: Skb, segment: &Segment, service: &ServiceEntry) -> Outcome {
+    outcome(|| {
+        let Segment { ip, tcp, flow } = segment;
+        let facts = FrontFacts {
+            skb,
+            ip,
+            flow,
+            service,
+        };
+        match front::ingress_l4(&tcp.header, &facts) {
+            Ingress::Drop(reason) => Err(reason),
+            Ingress::Challenge => {
+                skb.accept();
+                Ok(Outcome::pass(Action::Challenge))
+            }
+            Ingress::KillTimeWait => Ok(kill_time_wait(skb, segment)),
+            _ => {
+                skb.accept();
+                Ok(Outcome::pass(Action::Pass))
+            }
         }
-        Ingress::KillTimeWait => kill_time_wait(segment),
-        _ => {
-            skb.accept();
-            Ok(Outcome::pass(Action::Pass))
-        }
-    }
+    })
 }
 
 /// Turns this node's copy of a SYN into the reset that removes its TIME_WAIT socket of the flow, when
 /// the kernel would let the SYN follow that connection (RFC 6191, the sequence number's rule).
 #[inline(never)]
-fn kill_time_wait(segment: &Segment) -> Step {
-    let Segment { skb, ip, tcp, flow } = segment;
-    let expected = match SockRef::lookup(*skb, flow) {
-        Some(sk) => sk.time_wait_rcv_nxt(),
-        None => None,
-    };
-    let Some(expected) = expected else {
-        return Err(DropReason::NotOwner);
-    };
-    if !tcp.header.seq.is_after(Seq(expected)) {
-        return Err(DropReason::NotOwner);
-    }
-    let header = TcpHeader {
-        seq: Seq(expected),
-        ack: Seq(0),
-        flags: RST,
-        ..tcp.header
-    };
-    make_bare(
-        *skb,
-        ip,
-        &Bare {
-            src: ip.src,
-            dst: ip.dst,
-            header,
-        },
-    )?;
-    skb.accept();
-    Ok(Outcome::pass(Action::TimeWaitKilled))
+fn kill_time_wait(skb: Skb, segment: &Segment) -> Outcome {
+    outcome(|| {
+        let Segment { ip, tcp, flow } = segment;
+        let expected = match SockRef::lookup(skb, flow) {
+            Some(sk) => sk.time_wait_rcv_nxt(),
+            None => None,
+        };
+        let Some(expected) = expected else {
+            return Err(DropReason::NotOwner);
+        };
+        if !tcp.header.seq.is_after(Seq(expected)) {
+            return Err(DropReason::NotOwner);
+        }
+        let header = TcpHeader {
+            seq: Seq(expected),
+            ack: Seq(0),
+            flags: RST,
+            ..tcp.header
+        };
+        make_bare(
+            skb,
+            ip,
+            &Bare {
+                src: ip.src,
+                dst: ip.dst,
+                header,
+            },
+        )?;
+        skb.accept();
+        Ok(Outcome::pass(Action::TimeWaitKilled))
+    })
 }
 
 #[inline(never)]
-fn l7_ingress(segment: &mut Segment, service: &ServiceEntry) -> Step {
-    let (skb, l4) = (segment.skb, segment.ip.l4());
-    let flow = &segment.flow;
-    let processing = entry(flow, role::PROCESSING);
-    let opens = segment.tcp.header.opens();
-    let inspecting = if processing.is_some() && !opens {
-        None
-    } else {
-        entry(flow, role::INSPECTING)
-    };
-    if processing.is_none() && inspecting.is_none() && !opens {
-        return Err(DropReason::NotMine);
-    }
-    let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
-        return Err(DropReason::Malformed);
-    };
-    let facts = FrontFacts {
-        skb,
-        ip: &segment.ip,
-        flow,
-        service,
-    };
-    let header = &segment.tcp.header;
-    let now = now_ms();
-    match front::ingress_l7(header, &scratch.scan, inspecting, processing, now, &facts) {
-        Ingress::Drop(reason) => return Err(reason),
-        Ingress::ToServer => return to_server(segment, scratch),
-        Ingress::Challenge | Ingress::Pass => {
-            skb.accept();
-            return Ok(Outcome::pass(Action::Challenge));
+fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcome {
+    outcome(|| {
+        let l4 = segment.ip.l4();
+        let flow = &segment.flow;
+        let processing = entry(flow, role::PROCESSING);
+        let opens = segment.tcp.header.opens();
+        let inspecting = if processing.is_some() && !opens {
+            None
+        } else {
+            entry(flow, role::INSPECTING)
+        };
+        if processing.is_none() && inspecting.is_none() && !opens {
+            return Err(DropReason::NotMine);
         }
-        Ingress::Release => return release(segment),
-        Ingress::Begin => begin(segment, scratch, service)?,
-        Ingress::ToInspector | Ingress::KillTimeWait => {}
-    }
-    segment.tcp.header.destination = service.other_port;
-    rewrite(skb, l4, &segment.tcp, None)?;
-    skb.accept();
-    Ok(Outcome::pass(Action::ToInspector))
+        let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
+            return Err(DropReason::Malformed);
+        };
+        let facts = FrontFacts {
+            skb,
+            ip: &segment.ip,
+            flow,
+            service,
+        };
+        let header = &segment.tcp.header;
+        let now = now_ms();
+        match front::ingress_l7(header, &scratch.scan, inspecting, processing, now, &facts) {
+            Ingress::Drop(reason) => return Err(reason),
+            Ingress::ToServer => return to_server(skb, segment, scratch),
+            Ingress::Challenge | Ingress::Pass => {
+                skb.accept();
+                return Ok(Outcome::pass(Action::Challenge));
+            }
+            Ingress::Release => return Ok(release(skb, segment)),
+            Ingress::Begin => begin(segment, scratch, service)?,
+            Ingress::ToInspector | Ingress::KillTimeWait => {}
+        }
+        segment.tcp.header.destination = service.other_port;
+        rewrite(skb, l4, &segment.tcp, None)?;
+        skb.accept();
+        Ok(Outcome::pass(Action::ToInspector))
+    })
 }
 
 #[inline(always)]
-fn to_server(segment: &mut Segment, scratch: &mut Scratch) -> Step {
+fn to_server(skb: Skb, segment: &mut Segment, scratch: &mut Scratch) -> Step {
     let Some(entry) = entry(&segment.flow, role::PROCESSING) else {
         return Err(DropReason::NotMine);
     };
     shift::to_server(entry, &mut segment.tcp.header).apply(&mut scratch.scan);
-    rewrite(segment.skb, segment.ip.l4(), &segment.tcp, Some(scratch))?;
-    segment.skb.accept();
+    rewrite(skb, segment.ip.l4(), &segment.tcp, Some(scratch))?;
+    skb.accept();
     Ok(Outcome::pass(Action::ToServer))
 }
 
@@ -277,27 +285,37 @@ fn begin(segment: &Segment, scratch: &Scratch, service: &ServiceEntry) -> Result
 
 /// Forgets a connection that is over and sends the SYN that follows it to the node that inspected it.
 #[inline(never)]
-fn release(segment: &Segment) -> Step {
-    let Segment { skb, ip, tcp, flow } = segment;
-    let (Some(entry), Some(settings)) = (entry(flow, role::PROCESSING), settings()) else {
-        return Err(DropReason::NotOwner);
-    };
-    let (peer_mac, own_mac) = (entry.peer_mac, entry.own_mac);
-    let (old, to_self) = (entry.client_isn, entry.has(flag::SELF));
-    forget_processing(flow, entry);
-    if to_self {
-        return Err(DropReason::NotOwner);
-    }
-    let option = release_option(flow, tcp.header.seq, old, settings);
-    insert_ip_option(*skb, ip, &option)?;
-    skb.set_macs(&peer_mac, &own_mac)?;
-    Ok(Outcome::redirect(Action::Released, skb.send(settings.back)))
+fn release(skb: Skb, segment: &Segment) -> Outcome {
+    outcome(|| {
+        let Segment { ip, flow, .. } = segment;
+        let (Some(entry), Some(settings)) = (entry(flow, role::PROCESSING), settings()) else {
+            return Err(DropReason::NotOwner);
+        };
+        let (peer_mac, own_mac) = (entry.peer_mac, entry.own_mac);
+        let (old, to_self) = (entry.client_isn, entry.has(flag::SELF));
+        forget_processing(flow, entry);
+        if to_self {
+            return Err(DropReason::NotOwner);
+        }
+        let room = syn_room()?;
+        seal_release(segment, old, settings, room);
+        insert_ip_option(skb, ip, &room.release_room.bytes)?;
+        skb.set_macs(&peer_mac, &own_mac)?;
+        Ok(Outcome::redirect(Action::Released, skb.send(settings.back)))
+    })
 }
 
 /// A function of its own, because the hash wants the stack for itself.
 #[inline(never)]
-fn release_option(flow: &FlowKey, new: Seq, old: Seq, settings: &NodeSettings) -> [u8; 16] {
-    release::emit(&settings.tag_key, flow, new, old, unix_seconds(settings))
+fn seal_release(segment: &Segment, old: Seq, settings: &NodeSettings, room: &mut SynRoom) {
+    let (new, made) = (segment.tcp.header.seq, unix_seconds(settings));
+    release::emit(
+        &settings.tag_key,
+        &segment.flow,
+        [new, old],
+        made,
+        &mut room.release_room,
+    );
 }
 
 /// Everything that leaves at the front.
@@ -311,7 +329,7 @@ pub fn egress(skb: Skb) -> Step {
     }
     match ethertype(skb) {
         Some(ETHERTYPE_IPV4) => {}
-        Some(ETHERTYPE_ARP) => return arp_egress(skb),
+        Some(ETHERTYPE_ARP) => return Ok(arp_egress(skb)),
         _ => return Ok(Outcome::pass(Action::Other)),
     }
     let Some(ip) = Ip::parse(skb) else {
@@ -321,112 +339,120 @@ pub fn egress(skb: Skb) -> Step {
     if ip.protocol != TCP || ip.fragment || VIPS.get_ptr(&vip).is_none() {
         return Ok(Outcome::pass(Action::Other));
     }
-    let tcp = Tcp::parse(skb, &ip)?;
-    let Some(service) = service(vip, tcp.header.source) else {
+    let Some(segment) = Segment::read(skb, &ip) else {
+        return Err(DropReason::Malformed);
+    };
+    let t = &segment.tcp.header;
+    let Some(service) = service(&vip, t.source) else {
         return Ok(Outcome::pass(Action::Other));
     };
-    let mut flow = FlowKey {
+    let inspector = service.kind == service_kind::INSPECTOR;
+    segment.flow = FlowKey {
         remote: Addr::v4(ip.dst),
         local: vip,
-        remote_port: tcp.header.destination,
-        local_port: tcp.header.source,
+        remote_port: t.destination,
+        local_port: if inspector {
+            service.other_port
+        } else {
+            t.source
+        },
     };
-    if service.kind == service_kind::INSPECTOR {
-        flow.local_port = service.other_port;
-    }
-    let mut segment = Segment { skb, ip, tcp, flow };
     match service.kind {
         service_kind::L4 => Ok(Outcome::pass(Action::Pass)),
-        service_kind::L7 => server_egress(&mut segment, settings),
-        _ => inspector_egress(&mut segment),
+        service_kind::L7 => Ok(server_egress(skb, segment, settings)),
+        _ => Ok(inspector_egress(skb, segment)),
     }
 }
 
 #[inline(never)]
-fn inspector_egress(segment: &mut Segment) -> Step {
-    let Segment { skb, ip, tcp, flow } = segment;
-    let Some(scratch) = options(*skb, ip.l4(), tcp.header.header_len.into()) else {
-        return Err(DropReason::Malformed);
-    };
-    let entry = entry(flow, role::INSPECTING);
-    match front::egress_inspector(&tcp.header, &scratch.scan, entry, now_ms()) {
-        FromInspector::Drop(reason) => return Err(reason),
-        FromInspector::Forget => {
-            let _ = CONNECTIONS.remove(&ConnKey {
-                flow: *flow,
-                role: role::INSPECTING,
-            });
-            return Err(DropReason::InspectorGone);
+fn inspector_egress(skb: Skb, segment: &mut Segment) -> Outcome {
+    outcome(|| {
+        let Segment { ip, tcp, flow } = segment;
+        let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
+            return Err(DropReason::Malformed);
+        };
+        let entry = entry(flow, role::INSPECTING);
+        match front::egress_inspector(&tcp.header, &scratch.scan, entry, now_ms()) {
+            FromInspector::Drop(reason) => return Err(reason),
+            FromInspector::Forget => {
+                let _ = CONNECTIONS.remove(&ConnKey {
+                    flow: *flow,
+                    role: role::INSPECTING,
+                });
+                return Err(DropReason::InspectorGone);
+            }
+            FromInspector::ToClient => {}
         }
-        FromInspector::ToClient => {}
-    }
-    tcp.header.source = flow.local_port;
-    rewrite(*skb, ip.l4(), tcp, None)?;
-    Ok(Outcome::pass(Action::FromInspector))
+        tcp.header.source = flow.local_port;
+        rewrite(skb, ip.l4(), tcp, None)?;
+        Ok(Outcome::pass(Action::FromInspector))
+    })
 }
 
 /// A segment of the server application's, mode `l7`.
 #[inline(never)]
-fn server_egress(segment: &mut Segment, settings: &NodeSettings) -> Step {
-    let (skb, l4) = (segment.skb, segment.ip.l4());
-    let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
-        return Err(DropReason::Malformed);
-    };
-    let found = entry(&segment.flow, role::PROCESSING);
-    let decision = front::egress_server(&segment.tcp.header, &scratch.scan, found, now_ms());
-    let Some(e) = entry(&segment.flow, role::PROCESSING) else {
-        return Err(DropReason::NoEntry);
-    };
-    let header = &mut segment.tcp.header;
-    match decision {
-        FromServer::Drop(reason) => Err(reason),
-        FromServer::AnswerPeer => {
-            header.seq = e.server_isn;
-            to_peer(segment, e, settings)
+fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let l4 = segment.ip.l4();
+        let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
+            return Err(DropReason::Malformed);
+        };
+        let found = entry(&segment.flow, role::PROCESSING);
+        let decision = front::egress_server(&segment.tcp.header, &scratch.scan, found, now_ms());
+        let Some(e) = entry(&segment.flow, role::PROCESSING) else {
+            return Err(DropReason::NoEntry);
+        };
+        let header = &mut segment.tcp.header;
+        match decision {
+            FromServer::Drop(reason) => Err(reason),
+            FromServer::AnswerPeer => {
+                header.seq = e.server_isn;
+                Ok(to_peer(skb, segment, e, settings))
+            }
+            FromServer::ToPeer => {
+                header.seq = header.seq.plus(e.seq_delta);
+                Ok(to_peer(skb, segment, e, settings))
+            }
+            FromServer::RefusePeer => {
+                let outcome = to_peer(skb, segment, e, settings);
+                forget_processing(&segment.flow, e);
+                Ok(outcome)
+            }
+            FromServer::ToClient => {
+                shift::to_client(e, header).apply(&mut scratch.scan);
+                rewrite(skb, l4, &segment.tcp, Some(scratch))?;
+                Ok(Outcome::pass(Action::ToClient))
+            }
+            FromServer::ResetBoth | FromServer::Direct => {
+                shift::to_client(e, header).apply(&mut scratch.scan);
+                rewrite(skb, l4, &segment.tcp, Some(scratch))?;
+                skb.set_mark(TO_CLIENT);
+                let copied = skb.send_copy(skb.ifindex());
+                skb.set_mark(0);
+                copied?;
+                Ok(finish_peer(
+                    skb,
+                    segment,
+                    e,
+                    matches!(decision, FromServer::ResetBoth),
+                ))
+            }
         }
-        FromServer::ToPeer => {
-            header.seq = header.seq.plus(e.seq_delta);
-            to_peer(segment, e, settings)
-        }
-        FromServer::RefusePeer => {
-            let outcome = to_peer(segment, e, settings);
-            forget_processing(&segment.flow, e);
-            outcome
-        }
-        FromServer::ToClient => {
-            shift::to_client(e, header).apply(&mut scratch.scan);
-            rewrite(skb, l4, &segment.tcp, Some(scratch))?;
-            Ok(Outcome::pass(Action::ToClient))
-        }
-        FromServer::ResetBoth | FromServer::Direct => {
-            shift::to_client(e, header).apply(&mut scratch.scan);
-            rewrite(skb, l4, &segment.tcp, Some(scratch))?;
-            skb.set_mark(TO_CLIENT);
-            let copied = skb.send_copy(skb.ifindex());
-            skb.set_mark(0);
-            copied?;
-            finish_peer(
-                segment,
-                e,
-                settings,
-                matches!(decision, FromServer::ResetBoth),
-            )
-        }
-    }
+    })
 }
 
 /// Sends a segment of the server's to the inspecting node instead of the client.
 #[inline(never)]
-fn to_peer(segment: &mut Segment, e: &ConnEntry, settings: &NodeSettings) -> Step {
-    let Segment { skb, ip, tcp, .. } = segment;
-    let (Some(own), Some(peer)) = (e.own.v4_octets(), e.peer.v4_octets()) else {
-        return Err(DropReason::NoEntry);
-    };
-    tcp.header.source = settings.handover_port as u16;
-    tcp.header.destination = e.peer_port;
-    rewrite(*skb, ip.l4(), tcp, None)?;
-    set_addresses(*skb, ip, own, peer)?;
-    send_to_peer(*skb, e, settings, Action::ToPeer)
+fn to_peer(skb: Skb, segment: &mut Segment, e: &ConnEntry, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let Segment { ip, tcp, .. } = segment;
+        let (own, peer) = (e.own.v4_tail(), e.peer.v4_tail());
+        tcp.header.source = settings.handover_port as u16;
+        tcp.header.destination = e.peer_port;
+        rewrite(skb, ip.l4(), tcp, None)?;
+        set_addresses(skb, ip, own, peer)?;
+        send_to_peer(skb, e, settings, Action::ToPeer)
+    })
 }
 
 #[inline(always)]
@@ -443,38 +469,41 @@ fn send_to_peer(skb: Skb, e: &ConnEntry, settings: &NodeSettings, action: Action
 /// Ends the handover connection: a FIN that acknowledges the whole request (DTS §2.2, last paragraph),
 /// or a reset.
 #[inline(never)]
-fn finish_peer(segment: &Segment, e: &ConnEntry, settings: &NodeSettings, reset: bool) -> Step {
-    let (Some(own), Some(peer)) = (e.own.v4_octets(), e.peer.v4_octets()) else {
-        return Err(DropReason::NoEntry);
-    };
-    let header = TcpHeader {
-        source: settings.handover_port as u16,
-        destination: e.peer_port,
-        seq: e.server_isn.plus(1),
-        ack: if reset {
-            segment.tcp.header.ack
+fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outcome {
+    outcome(|| {
+        let Some(settings) = settings() else {
+            return Err(DropReason::NoEntry);
+        };
+        let (own, peer) = (e.own.v4_tail(), e.peer.v4_tail());
+        let header = TcpHeader {
+            source: settings.handover_port as u16,
+            destination: e.peer_port,
+            seq: e.server_isn.plus(1),
+            ack: if reset {
+                segment.tcp.header.ack
+            } else {
+                e.request_end
+            },
+            flags: if reset { RST | ACK } else { FIN | ACK },
+            window: segment.tcp.header.window,
+            ..TcpHeader::default()
+        };
+        make_bare(
+            skb,
+            &segment.ip,
+            &Bare {
+                src: own,
+                dst: peer,
+                header,
+            },
+        )?;
+        let action = if reset {
+            Action::ResetBoth
         } else {
-            e.request_end
-        },
-        flags: if reset { RST | ACK } else { FIN | ACK },
-        window: segment.tcp.header.window,
-        ..TcpHeader::default()
-    };
-    make_bare(
-        segment.skb,
-        &segment.ip,
-        &Bare {
-            src: own,
-            dst: peer,
-            header,
-        },
-    )?;
-    let action = if reset {
-        Action::ResetBoth
-    } else {
-        Action::Direct
-    };
-    send_to_peer(segment.skb, e, settings, action)
+            Action::Direct
+        };
+        send_to_peer(skb, e, settings, action)
+    })
 }
 
 /// ARP for IPv4 over Ethernet (RFC 826): the fixed part, then the two pairs of addresses.
@@ -509,36 +538,40 @@ const fn multicast_mac(vip: [u8; 4]) -> [u8; 6] {
 
 /// Answers a question for a VIP. Every node does, with the same answer, from its own address.
 #[inline(never)]
-fn arp_ingress(skb: Skb, settings: &NodeSettings) -> Step {
-    let Some(arp) = arp(skb) else {
-        return Ok(Outcome::pass(Action::Other));
-    };
-    if arp.operation != ARP_REQUEST || VIPS.get_ptr(&Addr::v4(arp.target)).is_none() {
-        return Ok(Outcome::pass(Action::Other));
-    }
-    let (m, s, q) = (multicast_mac(arp.target), arp.sender_mac, arp.sender);
-    let t = arp.target;
-    let reply = [
-        0, 2, m[0], m[1], m[2], m[3], m[4], m[5], t[0], t[1], t[2], t[3], s[0], s[1], s[2], s[3],
-        s[4], s[5], q[0], q[1], q[2], q[3],
-    ];
-    skb.store(ETH + 6, &reply)?;
-    skb.set_macs(&arp.sender_mac, &settings.front_mac)?;
-    Ok(Outcome::redirect(Action::ArpReply, skb.send(skb.ifindex())))
+fn arp_ingress(skb: Skb, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let Some(arp) = arp(skb) else {
+            return Ok(Outcome::pass(Action::Other));
+        };
+        if arp.operation != ARP_REQUEST || VIPS.get_ptr(&Addr::v4(arp.target)).is_none() {
+            return Ok(Outcome::pass(Action::Other));
+        }
+        let (m, s, q) = (multicast_mac(arp.target), arp.sender_mac, arp.sender);
+        let t = arp.target;
+        let reply = [
+            0, 2, m[0], m[1], m[2], m[3], m[4], m[5], t[0], t[1], t[2], t[3], s[0], s[1], s[2],
+            s[3], s[4], s[5], q[0], q[1], q[2], q[3],
+        ];
+        skb.store(ETH + 6, &reply)?;
+        skb.set_macs(&arp.sender_mac, &settings.front_mac)?;
+        Ok(Outcome::redirect(Action::ArpReply, skb.send(skb.ifindex())))
+    })
 }
 
 /// Sees to it that no ARP packet of this node's own ties a VIP to the node's address.
 #[inline(never)]
-fn arp_egress(skb: Skb) -> Step {
-    let Some(arp) = arp(skb) else {
-        return Ok(Outcome::pass(Action::Other));
-    };
-    let mac = multicast_mac(arp.sender);
-    if VIPS.get_ptr(&Addr::v4(arp.sender)).is_none() || arp.sender_mac == mac {
-        return Ok(Outcome::pass(Action::Other));
-    }
-    skb.store(ETH + 8, &mac)?;
-    Ok(Outcome::pass(Action::ArpRewritten))
+fn arp_egress(skb: Skb) -> Outcome {
+    outcome(|| {
+        let Some(arp) = arp(skb) else {
+            return Ok(Outcome::pass(Action::Other));
+        };
+        let mac = multicast_mac(arp.sender);
+        if VIPS.get_ptr(&Addr::v4(arp.sender)).is_none() || arp.sender_mac == mac {
+            return Ok(Outcome::pass(Action::Other));
+        }
+        skb.store(ETH + 8, &mac)?;
+        Ok(Outcome::pass(Action::ArpRewritten))
+    })
 }
 
 /// Whether this node answers for the VIP where a packet has no port: the owner of the remote address.

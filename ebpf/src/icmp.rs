@@ -13,6 +13,7 @@ use crate::{
     facts::socket,
     frame::{IPV4, Ip, Skb, TCP},
     front::{answers_for, entry, service},
+    outcome,
 };
 
 /// Message types (RFC 792).
@@ -26,19 +27,21 @@ const HEADER: u32 = 8;
 
 /// An ICMP message to a VIP.
 #[inline(never)]
-pub fn ingress(skb: Skb, ip: &Ip) -> Step {
-    let Some([kind, ..]) = skb.load::<8>(ip.l4()) else {
-        return Err(DropReason::Malformed);
-    };
-    match kind {
-        ECHO_REQUEST => {
-            answers_for(ip.src)?;
-            skb.accept();
-            Ok(Outcome::pass(Action::Echo))
+pub fn ingress(skb: Skb, ip: &Ip) -> Outcome {
+    outcome(|| {
+        let Some([kind, ..]) = skb.load::<8>(ip.l4()) else {
+            return Err(DropReason::Malformed);
+        };
+        match kind {
+            ECHO_REQUEST => {
+                answers_for(ip.src)?;
+                skb.accept();
+                Ok(Outcome::pass(Action::Echo))
+            }
+            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => error(skb, ip),
+            _ => Err(DropReason::NoService),
         }
-        UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => error(skb, ip),
-        _ => Err(DropReason::NoService),
-    }
+    })
 }
 
 /// An error about a segment that the client's network could not deliver. It quotes the segment as the
@@ -64,7 +67,7 @@ fn error(skb: Skb, ip: &Ip) -> Step {
         remote_port: u16::from_be_bytes([source[2], source[3]]),
         local_port: u16::from_be_bytes([source[0], source[1]]),
     };
-    let Some(service) = service(flow.local, flow.local_port) else {
+    let Some(service) = service(&flow.local, flow.local_port) else {
         return Err(DropReason::NotMine);
     };
     match service.kind {

@@ -36,79 +36,80 @@ const FROM_BACK: u32 = 0x4454_5301;
 /// The mark of a copy that the front program sends to the client: it has been dealt with.
 const TO_CLIENT: u32 = 0x4454_5302;
 
-/// What a program did, and what it tells the kernel.
-struct Outcome {
-    verdict: Verdict,
-    code: i32,
-}
+/// What a program did, and what it tells the kernel: the verdict's counter above, the code below.
+///
+/// One register: a function that is not inlined can return it.
+#[derive(Clone, Copy)]
+struct Outcome(u64);
 
 impl Outcome {
+    #[inline(always)]
+    const fn new(verdict: Verdict, code: i32) -> Self {
+        Self((verdict.counter() as u64) << 32 | code as u32 as u64)
+    }
+
     /// The packet goes on: to the next program, then to the stack or the wire.
     #[inline(always)]
     const fn pass(action: Action) -> Self {
-        Self {
-            verdict: Verdict::Done(action),
-            code: TC_ACT_UNSPEC,
-        }
+        Self::new(Verdict::Done(action), TC_ACT_UNSPEC)
     }
 
     /// The packet took another way; `code` is what the redirect helper returned.
     #[inline(always)]
     const fn redirect(action: Action, code: i32) -> Self {
-        Self {
-            verdict: Verdict::Done(action),
-            code,
-        }
+        Self::new(Verdict::Done(action), code)
     }
 
     #[inline(always)]
     const fn drop(reason: DropReason) -> Self {
-        Self {
-            verdict: Verdict::Drop(reason),
-            code: TC_ACT_SHOT,
-        }
+        Self::new(Verdict::Drop(reason), TC_ACT_SHOT)
     }
 }
 
 /// A program's steps may end early with a reason to drop.
 type Step<T = Outcome> = Result<T, DropReason>;
 
-/// Counts what a program did. Every run of every program comes here once.
+/// Where the early ends of a part come together.
 #[inline(always)]
-fn finish(outcome: Step) -> i32 {
-    let outcome = match outcome {
+fn outcome(step: impl FnOnce() -> Step) -> Outcome {
+    match step() {
         Ok(outcome) => outcome,
         Err(reason) => Outcome::drop(reason),
-    };
-    if let Some(counter) = STATS.get_ptr_mut(outcome.verdict.counter()) {
+    }
+}
+
+/// Counts what a program did. Every run of every program comes here once.
+#[inline(always)]
+fn finish(outcome: Outcome) -> i32 {
+    if let Some(counter) = STATS.get_ptr_mut((outcome.0 >> 32) as u32) {
         // SAFETY: this CPU's counter; a program run is not interrupted by another on the same CPU.
         unsafe { *counter += 1 };
     }
-    outcome.code
+    outcome.0 as i32
 }
 
 /// Packets that arrive from the clients' network.
 #[classifier]
 pub fn front_ingress(ctx: TcContext) -> i32 {
-    finish(front::ingress(Skb(ctx.skb.skb)))
+    finish(outcome(|| front::ingress(Skb(ctx.skb.skb))))
 }
 
 /// Packets that leave for the clients' network.
 #[classifier]
 pub fn front_egress(ctx: TcContext) -> i32 {
-    finish(front::egress(Skb(ctx.skb.skb)))
+    finish(outcome(|| front::egress(Skb(ctx.skb.skb))))
 }
 
 /// Packets that arrive from the other nodes.
 #[classifier]
 pub fn back_ingress(ctx: TcContext) -> i32 {
-    finish(back::ingress(Skb(ctx.skb.skb)))
+    finish(outcome(|| back::ingress(Skb(ctx.skb.skb))))
 }
 
 /// Packets that leave for the other nodes.
 #[classifier]
 pub fn back_egress(ctx: TcContext) -> i32 {
-    finish(back::egress(Skb(ctx.skb.skb)))
+    finish(outcome(|| back::egress(Skb(ctx.skb.skb))))
 }
 
 /// Run by the daemon, never attached: checks the records in the packet against the socket table.

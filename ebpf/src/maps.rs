@@ -9,13 +9,15 @@ use dts_core::{
     addr::{Addr, FlowKey},
     entry::{
         ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, RingState, ServiceAddr, ServiceEntry,
-        ServiceKey,
+        ServiceKey, SweepRecord,
     },
-    handover::{HandoverEnds, HandoverOption, OPTION_LEN},
+    handover::{HandoverEnds, HandoverOption, OPTION_LEN, OptionRoom, release},
     ring::{MAX_POINTS, RingPoint},
     segment::OptionScan,
     verdict::COUNTERS,
 };
+
+use crate::frame::Segment;
 
 /// What the filter knows of its node.
 #[map]
@@ -70,15 +72,27 @@ pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// Room for the segment that a program is at.
+#[map]
+pub static SEGMENT: PerCpuArray<Segment> = PerCpuArray::with_max_entries(1, 0);
+
 /// Room for what a handover SYN says, which the stack is too small for.
 #[map]
 pub static SYN_ROOM: PerCpuArray<SynRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for the record that a sweep is at.
+#[map]
+pub static SWEEP_ROOM: PerCpuArray<SweepRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// A handover SYN being made or checked.
 #[repr(C)]
 pub struct SynRoom {
     /// The option's bytes.
-    pub bytes: [u8; OPTION_LEN],
+    pub option_room: OptionRoom,
+    /// A release's bytes.
+    pub release_room: release::Room,
+    /// The agreed options, which take the option's place.
+    pub agreed: [u8; OPTION_LEN],
     /// Its meaning.
     pub option: HandoverOption,
     /// The ends of the handover connection.

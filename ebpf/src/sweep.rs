@@ -2,20 +2,18 @@
 //! still have a socket. Looking and deleting happen in one run, so an entry that a new connection has
 //! taken over in the meantime is left alone.
 
-use core::mem::transmute;
-
 use aya_ebpf::helpers::generated as helper;
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::{Ownership, Socket},
-    entry::{ConnKey, PeerKey, SweepRecord, flag, role, sweep as ask},
+    entry::{ConnEntry, ConnKey, SweepRecord, flag, role, sweep as ask},
 };
 
 use crate::{
     facts::{ownership, socket},
     frame::{ETH, Skb},
-    front::entry,
-    maps::{CONNECTIONS, HANDOVERS, PEERS},
+    front::{entry, forget_processing},
+    maps::{CONNECTIONS, HANDOVERS, SWEEP_ROOM},
 };
 
 const RECORD: u32 = size_of::<SweepRecord>() as u32;
@@ -49,21 +47,28 @@ extern "C" fn step(index: u64, context: *mut core::ffi::c_void) -> i64 {
         return 1;
     }
     let at = ETH + index as u32 * RECORD;
-    let Some(bytes) = skb.load::<{ RECORD as usize }>(at) else {
+    let Some(record) = SWEEP_ROOM.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: the record is plain numbers and bytes: every pattern is valid.
-    let record: SweepRecord = unsafe { transmute(bytes) };
-    let result = check(skb, &record);
+    // SAFETY: the room has the record's size; the helper checks the offset.
+    let r =
+        unsafe { helper::bpf_skb_load_bytes(skb.0.cast_const().cast(), at, record.cast(), RECORD) };
+    if r != 0 {
+        return 1;
+    }
+    // SAFETY: this CPU's value, which nothing else uses meanwhile; plain numbers and bytes, of which
+    // every pattern is valid.
+    let record = unsafe { &*record };
+    let result = check(skb, record);
     let _ = skb.store(at + VALUE, &result.to_ne_bytes());
     0
 }
 
 #[inline(always)]
 fn check(skb: Skb, record: &SweepRecord) -> u32 {
-    let flow = record.key.flow;
+    let flow = &record.key.flow;
     if record.key.role == ask::HANDOVER {
-        return match socket(skb, &flow) {
+        return match socket(skb, flow) {
             Socket::None => {
                 let _ = HANDOVERS.remove(&u32::from(flow.local_port));
                 ask::DELETED
@@ -71,22 +76,29 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
             _ => ask::ALIVE,
         };
     }
-    let Some(e) = entry(&flow, record.key.role) else {
+    let Some(e) = entry(flow, record.key.role) else {
         return ask::GONE;
     };
     if e.client_isn != record.client_isn {
         return ask::GONE;
     }
     if record.value & ask::DELETE_ALWAYS != 0 {
-        remove(&record.key, e.peer, e.peer_port);
+        remove(&record.key, e);
         return ask::DELETED;
     }
-    // The inspector's sockets are on a port of their own, which the daemon puts into the acknowledged
-    // field's place: see the daemon's sweep.
-    let mut at = flow;
-    if record.key.role == role::INSPECTING {
-        at.local_port = (record.value >> 16) as u16;
-    }
+    // The inspector's sockets are on a port of their own, which the daemon says in the request.
+    let inspecting = record.key.role == role::INSPECTING;
+    let local_port = if inspecting {
+        (record.value >> 16) as u16
+    } else {
+        flow.local_port
+    };
+    let at = FlowKey {
+        remote: flow.remote,
+        local: flow.local,
+        remote_port: flow.remote_port,
+        local_port,
+    };
     match socket(skb, &at) {
         Socket::Alive => ask::ALIVE,
         Socket::TimeWait => {
@@ -96,7 +108,7 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
             ask::TIME_WAIT
         }
         Socket::None if record.value & ask::DELETE != 0 => {
-            remove(&record.key, e.peer, e.peer_port);
+            remove(&record.key, e);
             ask::DELETED
         }
         Socket::None => ask::NO_SOCKET,
@@ -104,14 +116,12 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
 }
 
 #[inline(always)]
-fn remove(key: &ConnKey, peer: Addr, port: u16) {
+fn remove(key: &ConnKey, entry: &ConnEntry) {
     if key.role == role::PROCESSING {
-        let _ = PEERS.remove(&PeerKey {
-            peer,
-            port: port.into(),
-        });
+        forget_processing(&key.flow, entry);
+    } else {
+        let _ = CONNECTIONS.remove(key);
     }
-    let _ = CONNECTIONS.remove(key);
 }
 
 /// For the test that kernel and user space agree: the packet after its Ethernet header is a remote

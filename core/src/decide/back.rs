@@ -126,8 +126,8 @@ pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSy
 /// What becomes of a later segment of a handover connection at the processing node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming {
-    /// To the server, shifted.
-    ToServer(OptionShift),
+    /// To the server, as the header now is.
+    ToServer,
     /// To the server as a reset: the inspecting daemon died in the middle of a request, and its
     /// kernel's FIN would make the truncated request look complete.
     ResetServer,
@@ -161,7 +161,7 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
     if header.flags & ACK != 0 {
         header.ack = header.ack.minus(entry.seq_delta);
     }
-    Incoming::ToServer(OptionShift::default())
+    Incoming::ToServer
 }
 
 /// A segment of a handover connection that has been completed.

@@ -1,0 +1,100 @@
+//! Where a field is in a structure of the running kernel, from the kernel's own type information
+//! (BTF, <https://docs.kernel.org/bpf/btf.html>).
+
+use std::path::Path;
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+
+/// The offset in bytes of `field` in `struct name`; `None` when either is missing, the field is a bit
+/// field, or the information can't be read.
+pub(super) fn field_offset(name: &str, field: &str) -> Option<u32> {
+    let btf = std::fs::read(Path::new("/sys/kernel/btf/vmlinux")).ok()?;
+    Btf::parse(&btf)?.field_offset(name, field)
+}
+
+struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+impl<'a> Btf<'a> {
+    fn parse(data: &'a [u8]) -> Option<Self> {
+        if u16::from_ne_bytes(data.get(..2)?.try_into().ok()?) != MAGIC {
+            return None;
+        }
+        let header_len = word(data, 4)? as usize;
+        let section = |at: usize| {
+            let start = header_len.checked_add(word(data, at)? as usize)?;
+            data.get(start..start.checked_add(word(data, at + 4)? as usize)?)
+        };
+        Some(Self { types: section(8)?, strings: section(16)? })
+    }
+
+    fn name(&self, offset: u32) -> Option<&'a [u8]> {
+        let rest = self.strings.get(offset as usize..)?;
+        rest.split(|b| *b == 0).next()
+    }
+
+    fn field_offset(&self, name: &str, field: &str) -> Option<u32> {
+        let mut at = 0;
+        while at < self.types.len() {
+            let info = word(self.types, at + 4)?;
+            let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
+            let members = at + 12;
+            if kind == KIND_STRUCT && self.name(word(self.types, at)?)? == name.as_bytes() {
+                let bit_fields = info >> 31 != 0;
+                for member in 0..count {
+                    let at = members + member * 12;
+                    if self.name(word(self.types, at)?)? == field.as_bytes() {
+                        let offset = word(self.types, at + 8)?;
+                        let (size, bits) =
+                            if bit_fields { (offset >> 24, offset & 0xff_ffff) } else { (0, offset) };
+                        return (size == 0 && bits % 8 == 0).then_some(bits / 8);
+                    }
+                }
+            }
+            at = members + trailing(kind, count)?;
+        }
+        None
+    }
+}
+
+/// How many bytes follow a type's three words.
+fn trailing(kind: u32, count: usize) -> Option<usize> {
+    Some(match kind {
+        1 | 14 | 17 => 4,                    // INT, VAR, DECL_TAG
+        3 => 12,                             // ARRAY
+        KIND_STRUCT | KIND_UNION | 15 | 19 => count * 12, // also DATASEC, ENUM64
+        6 | 13 => count * 8,                 // ENUM, FUNC_PROTO
+        2 | 7..=12 | 16 | 18 => 0,           // PTR, FWD, TYPEDEF, qualifiers, FUNC, FLOAT, TYPE_TAG
+        _ => return None,
+    })
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_tells_its_fields() {
+        // The first member of every socket is the common part.
+        assert_eq!(field_offset("sock", "__sk_common"), Some(0));
+        assert!(field_offset("tcp_timewait_sock", "tw_rcv_nxt").is_some_and(|o| o > 0 && o % 4 == 0));
+        assert_eq!(field_offset("tcp_timewait_sock", "no_such_field"), None);
+        assert_eq!(field_offset("no_such_struct", "x"), None);
+    }
+
+    #[test]
+    fn cut_or_foreign_data_is_refused() {
+        let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        assert!(Btf::parse(&btf[..100]).is_none());
+        assert!(Btf::parse(&[0; 64]).is_none());
+        assert!(Btf::parse(&[]).is_none());
+    }
+}

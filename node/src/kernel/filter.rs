@@ -1,0 +1,469 @@
+//! The packet filter in the kernel: loading it, and its maps as typed operations.
+//!
+//! Maps are pinned under the node's own directory. A daemon that starts where an earlier one has run
+//! finds its connections there; the layout's version is part of the directory's name, so that maps
+//! of another version are left alone.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::{
+    ConnEntry, ConnKey, Handover, LAYOUT_VERSION, NodeSettings, RingState, ServiceAddr,
+    ServiceEntry, ServiceKey, SweepRecord, sweep,
+};
+use dts_core::ring::{MAX_POINTS, RingHashSpec, RingPoint};
+use dts_core::verdict::{COUNTERS, Verdict};
+use thiserror::Error;
+
+use super::attach::Attachment;
+use super::shared::{Raw, bytes_of, read_plain};
+use super::{batch, btf};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DTS_EBPF_OBJECT"));
+
+/// The programs, in the order of loading.
+const PROGRAMS: [&str; 6] =
+    ["front_ingress", "front_egress", "back_ingress", "back_egress", "sweep", "ring_owner"];
+
+/// The maps that outlive the daemon.
+const PINNED: [&str; 12] = [
+    "NODE", "LEASE", "RING", "RING_POINTS", "VIPS", "SERVICES", "SERVICE_IDS", "MEMBERS",
+    "CONNECTIONS", "HANDOVERS", "PEERS", "STATS",
+];
+
+/// What can go wrong with the filter.
+#[derive(Debug, Error)]
+pub enum FilterError {
+    /// The directory for the pins can't be made.
+    #[error("cannot make {path} for the filter's maps; is a BPF file system mounted there?")]
+    Pins {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused the object.
+    #[error("the kernel refused the packet filter")]
+    Load(#[from] EbpfError),
+    /// The kernel refused a program.
+    #[error("the kernel refused a program of the packet filter")]
+    Program(#[from] ProgramError),
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {interface}: {error}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The interface.
+        interface: String,
+        /// Why.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map operation failed.
+    #[error("map {map} of the packet filter: {error}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        error: MapError,
+    },
+    /// Reading a map as a whole failed.
+    #[error("cannot read map {map} of the packet filter")]
+    Read {
+        /// The map.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The object does not have what this daemon expects.
+    #[error("the packet filter has no {what}: daemon and filter were not built together")]
+    Object {
+        /// The program or map.
+        what: &'static str,
+    },
+}
+
+type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
+
+/// The loaded filter and its maps.
+pub struct Filter {
+    ebpf: Mutex<Ebpf>,
+    pins: PathBuf,
+    node: Mutex<Array<MapData, Raw<NodeSettings>>>,
+    lease: Mutex<Array<MapData, u64>>,
+    ring: Mutex<Array<MapData, Raw<RingState>>>,
+    ring_points: Mutex<Array<MapData, Raw<RingPoint>>>,
+    vips: Mutex<HashMap<MapData, Raw<Addr>, u32>>,
+    services: Mutex<Hash<ServiceKey, ServiceEntry>>,
+    service_ids: Mutex<HashMap<MapData, u32, Raw<ServiceAddr>>>,
+    members: Mutex<HashMap<MapData, Raw<Addr>, u32>>,
+    connections: Mutex<Hash<ConnKey, ConnEntry>>,
+    /// The same map, to be read as a whole.
+    connections_fd: OwnedFd,
+    handovers: Mutex<HashMap<MapData, u32, Raw<Handover>>>,
+    stats: PerCpuArray<MapData, u64>,
+}
+
+/// Where a node's pins are: `<pin_dir>/<cluster>-<node>/v<layout>`.
+#[must_use]
+pub fn pin_path(pin_dir: &Path, cluster: &str, node: &str) -> PathBuf {
+    pin_dir.join(format!("{cluster}-{node}")).join(format!("v{LAYOUT_VERSION}"))
+}
+
+impl Filter {
+    /// Loads the programs, with the maps that are pinned under `pins` or new ones, which are pinned there.
+    ///
+    /// `connections` is the capacity of a new connection table.
+    ///
+    /// # Errors
+    ///
+    /// When there is no BPF file system at `pins`, or the kernel refuses a map or program.
+    pub fn load(pins: &Path, connections: u32) -> Result<Self, FilterError> {
+        std::fs::create_dir_all(pins)
+            .map_err(|source| FilterError::Pins { path: pins.to_owned(), source })?;
+        let tw_rcv_nxt = btf::field_offset("tcp_timewait_sock", "tw_rcv_nxt").unwrap_or(0);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("TW_RCV_NXT", &tw_rcv_nxt, true);
+        loader.map_max_entries("CONNECTIONS", connections);
+        loader.map_max_entries("PEERS", connections);
+        for map in PINNED {
+            loader.map_pin_path(map, pins.join(map));
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        for name in PROGRAMS {
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).ok_or(FilterError::Object { what: name })?.try_into()?;
+            program.load()?;
+        }
+        let connections_fd = match ebpf.map("CONNECTIONS") {
+            Some(Map::HashMap(map)) => map.fd().as_fd().try_clone_to_owned(),
+            _ => return Err(FilterError::Object { what: "CONNECTIONS" }),
+        }
+        .map_err(|source| FilterError::Read { map: "CONNECTIONS", source })?;
+        Ok(Self {
+            pins: pins.to_owned(),
+            connections_fd,
+            node: take(&mut ebpf, "NODE")?,
+            lease: take(&mut ebpf, "LEASE")?,
+            ring: take(&mut ebpf, "RING")?,
+            ring_points: take(&mut ebpf, "RING_POINTS")?,
+            vips: take(&mut ebpf, "VIPS")?,
+            services: take(&mut ebpf, "SERVICES")?,
+            service_ids: take(&mut ebpf, "SERVICE_IDS")?,
+            members: take(&mut ebpf, "MEMBERS")?,
+            connections: take(&mut ebpf, "CONNECTIONS")?,
+            handovers: take(&mut ebpf, "HANDOVERS")?,
+            stats: take::<PerCpuArray<MapData, u64>>(&mut ebpf, "STATS")?
+                .into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+            ebpf: Mutex::new(ebpf),
+        })
+    }
+
+    /// Attaches the programs.
+    ///
+    /// # Errors
+    ///
+    /// When an interface is missing or the kernel refuses.
+    pub fn attach(&self, attachment: &Attachment) -> Result<(), FilterError> {
+        attachment.attach(&mut lock(&self.ebpf), &self.pins)
+    }
+
+    /// Takes the programs off and removes every map: all connections that are being translated end.
+    ///
+    /// # Errors
+    ///
+    /// When a pin can't be removed.
+    pub fn detach(attachment: &Attachment, pins: &Path) -> Result<(), FilterError> {
+        attachment.detach(pins);
+        let node = pins.parent().unwrap_or(pins);
+        match std::fs::remove_dir_all(node) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(FilterError::Pins { path: node.to_owned(), source: e })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the filter about its node.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn set_node(&self, settings: &NodeSettings) -> Result<(), FilterError> {
+        lock(&self.node).set(0, Raw(*settings), 0).map_err(map_error("NODE"))
+    }
+
+    /// What the filter was last told about its node.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn node(&self) -> Result<NodeSettings, FilterError> {
+        Ok(lock(&self.node).get(&0, 0).map_err(map_error("NODE"))?.0)
+    }
+
+    /// Lets this node accept new connections until `until`, a time of the monotonic clock; zero gives the
+    /// lease back.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn set_lease(&self, until: Duration) -> Result<(), FilterError> {
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        lock(&self.lease).set(0, until, 0).map_err(map_error("LEASE"))
+    }
+
+    /// Until when this node accepts new connections, by the monotonic clock.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn lease(&self) -> Result<Duration, FilterError> {
+        Ok(Duration::from_nanos(lock(&self.lease).get(&0, 0).map_err(map_error("LEASE"))?))
+    }
+
+    /// Publishes a ring: the filter uses it whole, from one packet to the next.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update. The old ring stays in use then.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`MAX_POINTS`] points, which the configuration excludes.
+    pub fn publish_ring(
+        &self,
+        epoch: u64,
+        hash: RingHashSpec,
+        points: &[RingPoint],
+    ) -> Result<(), FilterError> {
+        let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
+        assert!(count <= MAX_POINTS, "a ring of {count} points");
+        let mut ring = lock(&self.ring);
+        let old = ring.get(&0, 0).map_err(map_error("RING"))?.0;
+        let first = if old.first == 0 { MAX_POINTS } else { 0 };
+        let mut all = lock(&self.ring_points);
+        for (index, point) in (first..).zip(points) {
+            all.set(index, Raw(*point), 0).map_err(map_error("RING_POINTS"))?;
+        }
+        ring.set(0, Raw(RingState { hash, epoch, count, first }), 0).map_err(map_error("RING"))
+    }
+
+    /// The published ring's epoch; 0 when none has been published.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn ring_epoch(&self) -> Result<u64, FilterError> {
+        Ok(lock(&self.ring).get(&0, 0).map_err(map_error("RING"))?.0.epoch)
+    }
+
+    /// Replaces the set of VIPs.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_vips(&self, vips: &[Addr]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = vips.iter().map(|vip| (Raw(*vip), 1)).collect();
+        replace("VIPS", &mut lock(&self.vips), &wanted, |a, b| a.0 == b.0)
+    }
+
+    /// Replaces the set of members' back addresses.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_members(&self, members: &[Addr]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = members.iter().map(|member| (Raw(*member), 1)).collect();
+        replace("MEMBERS", &mut lock(&self.members), &wanted, |a, b| a.0 == b.0)
+    }
+
+    /// Replaces the set of services.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = services.iter().map(|(k, v)| (Raw(*k), Raw(*v))).collect();
+        replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| a.0 == b.0)?;
+        let ids: Vec<_> = services
+            .iter()
+            .filter(|(_, entry)| entry.kind == dts_core::entry::service_kind::L7)
+            .map(|(key, entry)| {
+                (u32::from(entry.id), Raw(ServiceAddr { vip: key.vip, port: key.port }))
+            })
+            .collect();
+        replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| a == b)
+    }
+
+    /// Notes or changes a handover connection of this node's, by its local port.
+    ///
+    /// # Errors
+    ///
+    /// When the table is full.
+    pub fn set_handover(&self, port: u16, handover: &Handover) -> Result<(), FilterError> {
+        lock(&self.handovers)
+            .insert(u32::from(port), Raw(*handover), 0)
+            .map_err(map_error("HANDOVERS"))
+    }
+
+    /// Forgets a handover connection of this node's.
+    pub fn remove_handover(&self, port: u16) {
+        // It may be gone already: a sweep found no socket.
+        let _ = lock(&self.handovers).remove(&u32::from(port));
+    }
+
+    /// Every handover connection of this node's.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn handovers(&self) -> Result<Vec<(u16, Handover)>, FilterError> {
+        let map = lock(&self.handovers);
+        let mut all = Vec::new();
+        for item in map.iter() {
+            let (port, handover) = item.map_err(map_error("HANDOVERS"))?;
+            all.push((port as u16, handover.0));
+        }
+        Ok(all)
+    }
+
+    /// The entry of a flow in one role.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read; a missing entry is `None`.
+    pub fn connection(&self, key: &ConnKey) -> Result<Option<ConnEntry>, FilterError> {
+        match lock(&self.connections).get(&Raw(*key), 0) {
+            Ok(entry) => Ok(Some(entry.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(FilterError::Map { map: "CONNECTIONS", error }),
+        }
+    }
+
+    /// Replaces an entry that exists; `false` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn replace_connection(&self, key: &ConnKey, entry: &ConnEntry) -> Result<bool, FilterError> {
+        const BPF_EXIST: u64 = 2;
+        match lock(&self.connections).insert(Raw(*key), Raw(*entry), BPF_EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(FilterError::Map { map: "CONNECTIONS", error }),
+        }
+    }
+
+    /// Every entry, in no order.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn connections(&self) -> Result<Vec<(ConnKey, ConnEntry)>, FilterError> {
+        batch::entries(self.connections_fd.as_fd())
+            .map_err(|source| FilterError::Read { map: "CONNECTIONS", source })
+    }
+
+    /// The counters, summed over the processors, in the order of [`Verdict::counter`].
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn stats(&self) -> Result<Vec<(Verdict, u64)>, FilterError> {
+        (0..COUNTERS)
+            .filter_map(|index| Some((index, Verdict::from_counter(index)?)))
+            .map(|(index, verdict)| {
+                let values = self.stats.get(&index, 0).map_err(map_error("STATS"))?;
+                Ok((verdict, values.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Asks the kernel about entries and their sockets; each record's `value` is the answer.
+    ///
+    /// # Errors
+    ///
+    /// When the program can't be run.
+    pub fn sweep(&self, records: &mut [SweepRecord]) -> Result<(), FilterError> {
+        for chunk in records.chunks_mut(sweep::RECORDS) {
+            let mut frame = vec![0u8; 14];
+            for record in chunk.iter() {
+                frame.extend_from_slice(bytes_of(record));
+            }
+            let out = self.run("sweep", &frame)?.1;
+            for (record, bytes) in chunk.iter_mut().zip(out[14..].chunks(size_of::<SweepRecord>())) {
+                if let Some(answer) = read_plain(bytes) {
+                    *record = answer;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a program on a frame (BPF_PROG_TEST_RUN): its result, and the frame as it left it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such program, or the kernel can't run it on such a frame.
+    pub fn run(&self, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>), FilterError> {
+        let ebpf = lock(&self.ebpf);
+        let program: &SchedClassifier =
+            ebpf.program(program).ok_or(FilterError::Object { what: program })?.try_into()?;
+        let mut out = vec![0u8; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        let result = program.test_run(options)?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value as i32, out))
+    }
+}
+
+/// The flow as a sweep names a handover connection: from the target to this node's end.
+#[must_use]
+pub fn handover_flow(own: Addr, port: u16, target: Addr, handover_port: u16) -> FlowKey {
+    FlowKey { remote: target, local: own, remote_port: handover_port, local_port: port }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mutex<M>, FilterError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(FilterError::Object { what: name })?;
+    M::try_from(map).map(Mutex::new).map_err(map_error(name))
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {
+    move |error| FilterError::Map { map, error }
+}
+
+/// Makes a map hold exactly `wanted`: new values first, then what is no longer wanted is removed.
+fn replace<K: aya::Pod, V: aya::Pod>(
+    name: &'static str,
+    map: &mut HashMap<MapData, K, V>,
+    wanted: &[(K, V)],
+    same: impl Fn(&K, &K) -> bool,
+) -> Result<(), FilterError> {
+    for (key, value) in wanted {
+        map.insert(key, value, 0).map_err(map_error(name))?;
+    }
+    let present: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(map_error(name))?;
+    for key in present {
+        if !wanted.iter().any(|(k, _)| same(k, &key)) {
+            map.remove(&key).map_err(map_error(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

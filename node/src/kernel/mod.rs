@@ -1,0 +1,13 @@
+//! The kernel side of a node: the filter, its maps, and what the host must be set up with.
+//!
+//! The only module of this crate with `unsafe` in it.
+
+pub mod attach;
+mod batch;
+mod btf;
+pub mod filter;
+pub mod host;
+mod shared;
+
+pub use attach::{AttachMode, Attachment};
+pub use filter::{Filter, FilterError};
