@@ -1,6 +1,8 @@
 //! `dts lab` as a program of its own, to try the lab without the rest of DTS. Without a `dts` there
 //! are no daemons: `cargo run --example lab -- lab up --no-daemon`.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use dts_lab::cli::LabArgs;
 
@@ -10,7 +12,14 @@ enum Program {
     Lab(LabArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let Program::Lab(args) = Program::parse();
-    dts_lab::cli::run(args, std::env::current_exe()?)
+    let own_path = std::env::current_exe().map_err(anyhow::Error::from);
+    match own_path.and_then(|path| dts_lab::cli::run(args, path)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
