@@ -1,0 +1,230 @@
+//! A host and its network in namespaces of their own:
+//!
+//! ```text
+//!          host                    outside
+//!   eth0 198.18.0.11/24  ----  f0 198.18.0.1/24
+//!   eth1 198.18.1.11/24  ----  b0
+//! ```
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dts_node::kernel::host::{Applied, Host, HostError, HostSpec};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub(crate) const FRONT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
+pub(crate) const BACK: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 11);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub(crate) const SELF: Ipv4Addr = Ipv4Addr::new(169, 254, 68, 84);
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A network namespace, removed when dropped.
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+}
+
+impl Namespace {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("dts-host-{}-{number}", process::id());
+        run(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self { name };
+        // Its addresses and groups would come and go in their own time.
+        namespace.write("net/ipv6/conf/all/disable_ipv6", "1");
+        namespace.write("net/ipv6/conf/default/disable_ipv6", "1");
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Runs `ip` in the namespace; what it printed.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        let mut command = Command::new("ip");
+        run(command
+            .args(["-n", &self.name])
+            .args(arguments.split_ascii_whitespace()))
+    }
+
+    /// Runs `work` on a thread that is in the namespace.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(&self.name);
+        let worker = || {
+            let namespace = File::open(&path).expect("a namespace");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("root's right");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(worker).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Sets a value below /proc/sys.
+    pub(crate) fn write(&self, key: &str, value: &str) {
+        self.within(|| fs::write(Path::new("/proc/sys").join(key), value))
+            .unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+
+    /// A value below /proc/sys.
+    pub(crate) fn read(&self, key: &str) -> String {
+        let text = self.within(|| fs::read_to_string(Path::new("/proc/sys").join(key)));
+        text.unwrap_or_else(|error| panic!("{key}: {error}"))
+            .trim()
+            .to_owned()
+    }
+
+    /// The line of the neighbour entry for an address, empty if there is none.
+    pub(crate) fn neighbour(&self, address: Ipv4Addr) -> String {
+        self.ip(&format!("neigh show {address} nud all"))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Not `run`: a panic here would hide the test's own.
+        let _ = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+    }
+}
+
+/// The host under test with what is on its wires.
+pub(crate) struct Net {
+    pub(crate) host: Namespace,
+    pub(crate) outside: Namespace,
+    dir: tempfile::TempDir,
+}
+
+impl Net {
+    pub(crate) fn new() -> Self {
+        let net = Self {
+            host: Namespace::new(),
+            outside: Namespace::new(),
+            dir: tempfile::tempdir().expect("a directory"),
+        };
+        for (inner, outer) in [("eth0", "f0"), ("eth1", "b0")] {
+            let outside = &net.outside.name;
+            net.host.ip(&format!(
+                "link add {inner} type veth peer name {outer} netns {outside}"
+            ));
+            net.outside.ip(&format!("link set {outer} up"));
+            net.host.ip(&format!("link set {inner} up"));
+        }
+        net.host.ip(&format!("addr add {FRONT}/24 dev eth0"));
+        net.host.ip(&format!("addr add {BACK}/24 dev eth1"));
+        net.outside.ip(&format!("addr add {CLIENT}/24 dev f0"));
+        net.wait_until_up();
+        net
+    }
+
+    pub(crate) fn wait_until_up(&self) {
+        wait_until("the interfaces to be up", || {
+            self.host
+                .ip("-brief link show type veth")
+                .lines()
+                .all(|line| line.contains(" UP "))
+        });
+    }
+
+    pub(crate) fn state_file(&self) -> PathBuf {
+        self.dir.path().join("host.json")
+    }
+
+    pub(crate) fn try_apply(&self, spec: &HostSpec) -> Result<Applied, HostError> {
+        let state_file = self.state_file();
+        self.host
+            .within(|| block_on(Host::apply(spec, &state_file)))
+    }
+
+    pub(crate) fn apply(&self, spec: &HostSpec) -> Applied {
+        self.try_apply(spec)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) fn try_restore(&self) -> Result<(), HostError> {
+        let state_file = self.state_file();
+        self.host.within(|| block_on(Host::restore(&state_file)))
+    }
+
+    pub(crate) fn restore(&self) {
+        self.try_restore().unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// All that DTS could have changed, and more.
+    pub(crate) fn snapshot(&self) -> Vec<String> {
+        let mut snapshot: Vec<_> = [
+            "-j addr show",
+            "-j route show table all",
+            "-j neigh show nud all",
+            "-j maddr show",
+        ]
+        .map(|query| self.host.ip(query))
+        .into();
+        let sysctls = self.host.within(|| {
+            let mut sysctls = Vec::new();
+            read_all(Path::new("/proc/sys/net/ipv4/conf"), &mut sysctls);
+            sysctls.sort();
+            sysctls
+        });
+        assert!(sysctls.len() > 100, "{sysctls:?}");
+        snapshot.extend(sysctls);
+        snapshot
+    }
+}
+
+pub(crate) fn spec() -> HostSpec {
+    HostSpec {
+        front: "eth0".into(),
+        back: "eth1".into(),
+        address: BACK,
+        self_address: SELF,
+        vips: vec![VIP],
+    }
+}
+
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Does everything on the calling thread, which is the one in the right namespace.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().expect("a runtime");
+    runtime.block_on(future)
+}
+
+fn read_all(dir: &Path, into: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else {
+            let value = fs::read_to_string(&path).expect("a value");
+            into.push(format!("{}={}", path.display(), value.trim()));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?} (these tests need root): {errors}"
+    );
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
