@@ -87,6 +87,7 @@ fn applying_again_keeps_the_first_values_and_removes_what_left() {
 
     // Somebody undoes half of it; a reload brings another VIP.
     net.host.write(ARP_IGNORE, "0");
+    net.host.write(ARP_ANNOUNCE, "0");
     net.host.ip("route del 169.254.68.84");
     net.apply(&HostSpec {
         vips: vec![OTHER_VIP],
