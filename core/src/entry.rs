@@ -248,18 +248,17 @@ pub struct NodeSettings {
     pub back: u32,
     /// The TCP port of handover connections.
     pub handover_port: u32,
-    /// This node's number in ring points.
-    pub node: u32,
     /// The front interface's link address.
     pub front_mac: [u8; 6],
     /// Unused.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
 }
 
-/// The published ring. The one value of the map `RING`; its points are in `RING_POINTS`.
+/// A ring. The map `RING` has two, and `RING_BANK` says which one is published.
 ///
-/// There are two banks of points. A new ring is written to the bank that is not in use, then this value
-/// is replaced: a reader sees the old ring or the new one.
+/// A new ring is written to the bank that is not in use, points first, then the bank's number is
+/// replaced: a reader sees the old ring or the new one, whole. Bank b's points are in `RING_POINTS` from
+/// b * [`MAX_POINTS`](crate::ring::MAX_POINTS) on.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RingState {
@@ -269,8 +268,8 @@ pub struct RingState {
     pub epoch: u64,
     /// The number of points.
     pub count: u32,
-    /// The first point's index in `RING_POINTS`: 0 or [`MAX_POINTS`](crate::ring::MAX_POINTS).
-    pub first: u32,
+    /// This node's number in the points.
+    pub node: u32,
 }
 
 /// What the daemon asks the filter to look at: one record of a sweep (see [`sweep`]).

@@ -112,7 +112,10 @@ pub struct OptionRoom {
 
 impl Default for OptionRoom {
     fn default() -> Self {
-        Self { bytes: [0; OPTION_LEN], message: [0; 80] }
+        Self {
+            bytes: [0; OPTION_LEN],
+            message: [0; 80],
+        }
     }
 }
 
@@ -294,19 +297,16 @@ pub mod release {
 
     impl Default for Room {
         fn default() -> Self {
-            Self { bytes: [0; LEN], message: [0; 56] }
+            Self {
+                bytes: [0; LEN],
+                message: [0; 56],
+            }
         }
     }
 
     /// Writes the option's bytes, with their tag.
     #[inline(always)]
-    pub fn emit(
-        key: &[u8; 16],
-        flow: &FlowKey,
-        [new, old]: [Seq; 2],
-        made: u16,
-        room: &mut Room,
-    ) {
+    pub fn emit(key: &[u8; 16], flow: &FlowKey, [new, old]: [Seq; 2], made: u16, room: &mut Room) {
         let b = &mut room.bytes;
         [b[0], b[1], b[2], b[3]] = [IP_OPTION, LEN as u8, super::VERSION, 0];
         [b[4], b[5]] = made.to_be_bytes();
@@ -506,7 +506,10 @@ mod tests {
         assert_eq!(verify(&flow, 7, 110, room), Some(Seq(3)));
         assert_eq!(verify(&flow, 8, 110, room), None);
         assert_eq!(verify(&flow, 7, 200, room), None);
-        let other = FlowKey { remote_port: 5556, ..flow };
+        let other = FlowKey {
+            remote_port: 5556,
+            ..flow
+        };
         assert_eq!(verify(&other, 7, 110, room), None);
         for bit in 0..128 {
             let mut forged = room;

@@ -11,6 +11,7 @@ pub mod decide;
 pub mod entry;
 pub mod handover;
 pub mod md5;
+pub mod notice;
 pub mod ring;
 pub mod segment;
 pub mod seq;

@@ -6,13 +6,13 @@ use dts_core::{
     addr::{Addr, FlowKey},
     decide::{Facts, Ownership, Port, Socket},
     entry::{NodeSettings, ServiceEntry},
-    ring::{flow_hash, owner_index},
+    ring::{MAX_POINTS, flow_hash, owner_index},
     segment::TCP_HEADER,
 };
 
 use crate::{
     frame::{ETH, Ip, Skb},
-    maps::{LEASE, NODE, RING, RING_POINTS},
+    maps::{LEASE, NODE, RING, RING_BANK, RING_POINTS},
 };
 
 /// Socket states of the kernel that matter here (`include/net/tcp_states.h`).
@@ -49,15 +49,19 @@ pub fn unix_seconds(s: &NodeSettings) -> u16 {
 /// Whose a flow from this remote end is.
 #[inline(never)]
 pub fn ownership(remote: &Addr, port: u16) -> Ownership {
-    let (Some(settings), Some(ring), Some(lease)) = (settings(), RING.get(0), LEASE.get(0)) else {
+    let (Some(bank), Some(lease)) = (RING_BANK.get(0), LEASE.get(0)) else {
+        return Ownership::NoRing;
+    };
+    let bank = *bank & 1;
+    let Some(ring) = RING.get(bank) else {
         return Ownership::NoRing;
     };
     let hash = flow_hash(&ring.hash, remote, port);
-    let first = ring.first;
+    let first = bank * MAX_POINTS;
     let point = owner_index(ring.count, hash, |i| RING_POINTS.get(first + i).copied());
     match point {
         None => Ownership::NoRing,
-        Some(point) if point.node != settings.node => Ownership::NotOwner,
+        Some(point) if point.node != ring.node => Ownership::NotOwner,
         Some(_) if now_ns() > *lease => Ownership::LeaseExpired,
         Some(_) => Ownership::Owner,
     }

@@ -27,9 +27,13 @@ pub static NODE: Array<NodeSettings> = Array::with_max_entries(1, 0);
 #[map]
 pub static LEASE: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The published ring.
+/// Two rings; `RING_BANK` says which is published.
 #[map]
-pub static RING: Array<RingState> = Array::with_max_entries(1, 0);
+pub static RING: Array<RingState> = Array::with_max_entries(2, 0);
+
+/// The published ring's bank: 0 or 1.
+#[map]
+pub static RING_BANK: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Two banks of ring points.
 #[map]

@@ -2,6 +2,11 @@
 
 pub mod admin;
 pub mod config;
+pub mod current;
+pub mod daemon;
+pub mod handover;
+pub mod housekeeping;
 pub mod inspect;
-pub mod placement;
 pub mod kernel;
+pub mod placement;
+pub mod worker;

@@ -79,10 +79,10 @@ pub fn reply(
     if entry.peer_port != port {
         return None;
     }
-    if header.has(SYN | ACK) && entry.state == state::INSPECT {
+    if header.has(SYN | ACK) && matches!(entry.state, state::INSPECT | state::FROZEN) {
         entry.state = state::FROZEN;
         entry.peer = h.target;
-        entry.flags |= h.flags & flag::SELF;
+        entry.flags = entry.flags & !flag::SELF | h.flags & flag::SELF;
         entry.used_at = now;
     }
     if header.flags & FIN != 0 && entry.state == state::FROZEN {

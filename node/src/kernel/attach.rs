@@ -85,10 +85,30 @@ impl Attachment {
             priority,
         };
         [
-            place("back_ingress", &*self.back, TcAttachType::Ingress, BACK_PRIORITY),
-            place("front_ingress", &*self.front, TcAttachType::Ingress, FRONT_PRIORITY),
-            place("back_egress", &*self.back, TcAttachType::Egress, BACK_PRIORITY),
-            place("front_egress", &*self.front, TcAttachType::Egress, FRONT_PRIORITY),
+            place(
+                "back_ingress",
+                &*self.back,
+                TcAttachType::Ingress,
+                BACK_PRIORITY,
+            ),
+            place(
+                "front_ingress",
+                &*self.front,
+                TcAttachType::Ingress,
+                FRONT_PRIORITY,
+            ),
+            place(
+                "back_egress",
+                &*self.back,
+                TcAttachType::Egress,
+                BACK_PRIORITY,
+            ),
+            place(
+                "front_egress",
+                &*self.front,
+                TcAttachType::Egress,
+                FRONT_PRIORITY,
+            ),
         ]
     }
 
@@ -97,7 +117,9 @@ impl Attachment {
         for place in self.places() {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(place.program)
-                .ok_or(FilterError::Object { what: place.program })?
+                .ok_or(FilterError::Object {
+                    what: place.program,
+                })?
                 .try_into()?;
             let attached = match self.mode {
                 AttachMode::Tcx => place.tcx(program, &link_pin(pins, place.program)),
@@ -129,7 +151,9 @@ impl Place<'_> {
     fn tcx(&self, program: &mut SchedClassifier, pin: &Path) -> Result<(), AttachError> {
         let id = match PinnedLink::from_pin(pin) {
             Ok(old) => program.attach_to_link(FdLink::from(old).try_into()?)?,
-            Err(LinkError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => {
+            Err(LinkError::SyscallError(e))
+                if e.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
                 let order = TcAttachOptions::TcxOrder(LinkOrder::last());
                 let id = program.attach_with_options(self.interface, self.direction, order)?;
                 let link: FdLink = program.take_link(id)?.try_into()?;

@@ -29,7 +29,10 @@ impl<'a> Btf<'a> {
             let start = header_len.checked_add(word(data, at)? as usize)?;
             data.get(start..start.checked_add(word(data, at + 4)? as usize)?)
         };
-        Some(Self { types: section(8)?, strings: section(16)? })
+        Some(Self {
+            types: section(8)?,
+            strings: section(16)?,
+        })
     }
 
     fn name(&self, offset: u32) -> Option<&'a [u8]> {
@@ -49,8 +52,11 @@ impl<'a> Btf<'a> {
                     let at = members + member * 12;
                     if self.name(word(self.types, at)?)? == field.as_bytes() {
                         let offset = word(self.types, at + 8)?;
-                        let (size, bits) =
-                            if bit_fields { (offset >> 24, offset & 0xff_ffff) } else { (0, offset) };
+                        let (size, bits) = if bit_fields {
+                            (offset >> 24, offset & 0xff_ffff)
+                        } else {
+                            (0, offset)
+                        };
                         return (size == 0 && bits % 8 == 0).then_some(bits / 8);
                     }
                 }
@@ -64,17 +70,19 @@ impl<'a> Btf<'a> {
 /// How many bytes follow a type's three words.
 fn trailing(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
-        1 | 14 | 17 => 4,                    // INT, VAR, DECL_TAG
-        3 => 12,                             // ARRAY
+        1 | 14 | 17 => 4,                                 // INT, VAR, DECL_TAG
+        3 => 12,                                          // ARRAY
         KIND_STRUCT | KIND_UNION | 15 | 19 => count * 12, // also DATASEC, ENUM64
-        6 | 13 => count * 8,                 // ENUM, FUNC_PROTO
-        2 | 7..=12 | 16 | 18 => 0,           // PTR, FWD, TYPEDEF, qualifiers, FUNC, FLOAT, TYPE_TAG
+        6 | 13 => count * 8,                              // ENUM, FUNC_PROTO
+        2 | 7..=12 | 16 | 18 => 0, // PTR, FWD, TYPEDEF, qualifiers, FUNC, FLOAT, TYPE_TAG
         _ => return None,
     })
 }
 
 fn word(data: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    Some(u32::from_ne_bytes(
+        data.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -85,7 +93,9 @@ mod tests {
     fn the_running_kernel_tells_its_fields() {
         // The first member of every socket is the common part.
         assert_eq!(field_offset("sock", "__sk_common"), Some(0));
-        assert!(field_offset("tcp_timewait_sock", "tw_rcv_nxt").is_some_and(|o| o > 0 && o % 4 == 0));
+        assert!(
+            field_offset("tcp_timewait_sock", "tw_rcv_nxt").is_some_and(|o| o > 0 && o % 4 == 0)
+        );
         assert_eq!(field_offset("tcp_timewait_sock", "no_such_field"), None);
         assert_eq!(field_offset("no_such_struct", "x"), None);
     }

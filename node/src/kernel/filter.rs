@@ -29,13 +29,30 @@ use super::{batch, btf};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DTS_EBPF_OBJECT"));
 
 /// The programs, in the order of loading.
-const PROGRAMS: [&str; 6] =
-    ["front_ingress", "front_egress", "back_ingress", "back_egress", "sweep", "ring_owner"];
+const PROGRAMS: [&str; 6] = [
+    "front_ingress",
+    "front_egress",
+    "back_ingress",
+    "back_egress",
+    "sweep",
+    "ring_owner",
+];
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 12] = [
-    "NODE", "LEASE", "RING", "RING_POINTS", "VIPS", "SERVICES", "SERVICE_IDS", "MEMBERS",
-    "CONNECTIONS", "HANDOVERS", "PEERS", "STATS",
+const PINNED: [&str; 13] = [
+    "NODE",
+    "LEASE",
+    "RING",
+    "RING_BANK",
+    "RING_POINTS",
+    "VIPS",
+    "SERVICES",
+    "SERVICE_IDS",
+    "MEMBERS",
+    "CONNECTIONS",
+    "HANDOVERS",
+    "PEERS",
+    "STATS",
 ];
 
 /// What can go wrong with the filter.
@@ -98,6 +115,7 @@ pub struct Filter {
     node: Mutex<Array<MapData, Raw<NodeSettings>>>,
     lease: Mutex<Array<MapData, u64>>,
     ring: Mutex<Array<MapData, Raw<RingState>>>,
+    ring_bank: Mutex<Array<MapData, u32>>,
     ring_points: Mutex<Array<MapData, Raw<RingPoint>>>,
     vips: Mutex<HashMap<MapData, Raw<Addr>, u32>>,
     services: Mutex<Hash<ServiceKey, ServiceEntry>>,
@@ -113,7 +131,9 @@ pub struct Filter {
 /// Where a node's pins are: `<pin_dir>/<cluster>-<node>/v<layout>`.
 #[must_use]
 pub fn pin_path(pin_dir: &Path, cluster: &str, node: &str) -> PathBuf {
-    pin_dir.join(format!("{cluster}-{node}")).join(format!("v{LAYOUT_VERSION}"))
+    pin_dir
+        .join(format!("{cluster}-{node}"))
+        .join(format!("v{LAYOUT_VERSION}"))
 }
 
 impl Filter {
@@ -125,8 +145,10 @@ impl Filter {
     ///
     /// When there is no BPF file system at `pins`, or the kernel refuses a map or program.
     pub fn load(pins: &Path, connections: u32) -> Result<Self, FilterError> {
-        std::fs::create_dir_all(pins)
-            .map_err(|source| FilterError::Pins { path: pins.to_owned(), source })?;
+        std::fs::create_dir_all(pins).map_err(|source| FilterError::Pins {
+            path: pins.to_owned(),
+            source,
+        })?;
         let tw_rcv_nxt = btf::field_offset("tcp_timewait_sock", "tw_rcv_nxt").unwrap_or(0);
         let mut loader = EbpfLoader::new();
         loader.override_global("TW_RCV_NXT", &tw_rcv_nxt, true);
@@ -137,21 +159,31 @@ impl Filter {
         }
         let mut ebpf = loader.load(OBJECT)?;
         for name in PROGRAMS {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).ok_or(FilterError::Object { what: name })?.try_into()?;
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .ok_or(FilterError::Object { what: name })?
+                .try_into()?;
             program.load()?;
         }
         let connections_fd = match ebpf.map("CONNECTIONS") {
             Some(Map::HashMap(map)) => map.fd().as_fd().try_clone_to_owned(),
-            _ => return Err(FilterError::Object { what: "CONNECTIONS" }),
+            _ => {
+                return Err(FilterError::Object {
+                    what: "CONNECTIONS",
+                });
+            }
         }
-        .map_err(|source| FilterError::Read { map: "CONNECTIONS", source })?;
+        .map_err(|source| FilterError::Read {
+            map: "CONNECTIONS",
+            source,
+        })?;
         Ok(Self {
             pins: pins.to_owned(),
             connections_fd,
             node: take(&mut ebpf, "NODE")?,
             lease: take(&mut ebpf, "LEASE")?,
             ring: take(&mut ebpf, "RING")?,
+            ring_bank: take(&mut ebpf, "RING_BANK")?,
             ring_points: take(&mut ebpf, "RING_POINTS")?,
             vips: take(&mut ebpf, "VIPS")?,
             services: take(&mut ebpf, "SERVICES")?,
@@ -184,9 +216,10 @@ impl Filter {
         attachment.detach(pins);
         let node = pins.parent().unwrap_or(pins);
         match std::fs::remove_dir_all(node) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(FilterError::Pins { path: node.to_owned(), source: e })
-            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FilterError::Pins {
+                path: node.to_owned(),
+                source: e,
+            }),
             _ => Ok(()),
         }
     }
@@ -197,7 +230,9 @@ impl Filter {
     ///
     /// When the kernel refuses the update.
     pub fn set_node(&self, settings: &NodeSettings) -> Result<(), FilterError> {
-        lock(&self.node).set(0, Raw(*settings), 0).map_err(map_error("NODE"))
+        lock(&self.node)
+            .set(0, Raw(*settings), 0)
+            .map_err(map_error("NODE"))
     }
 
     /// What the filter was last told about its node.
@@ -217,7 +252,9 @@ impl Filter {
     /// When the kernel refuses the update.
     pub fn set_lease(&self, until: Duration) -> Result<(), FilterError> {
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-        lock(&self.lease).set(0, until, 0).map_err(map_error("LEASE"))
+        lock(&self.lease)
+            .set(0, until, 0)
+            .map_err(map_error("LEASE"))
     }
 
     /// Until when this node accepts new connections, by the monotonic clock.
@@ -226,10 +263,14 @@ impl Filter {
     ///
     /// When the map can't be read.
     pub fn lease(&self) -> Result<Duration, FilterError> {
-        Ok(Duration::from_nanos(lock(&self.lease).get(&0, 0).map_err(map_error("LEASE"))?))
+        Ok(Duration::from_nanos(
+            lock(&self.lease).get(&0, 0).map_err(map_error("LEASE"))?,
+        ))
     }
 
     /// Publishes a ring: the filter uses it whole, from one packet to the next.
+    ///
+    /// `node` is this node's number in the points.
     ///
     /// # Errors
     ///
@@ -240,20 +281,30 @@ impl Filter {
     /// When there are more than [`MAX_POINTS`] points, which the configuration excludes.
     pub fn publish_ring(
         &self,
+        node: u32,
         epoch: u64,
         hash: RingHashSpec,
         points: &[RingPoint],
     ) -> Result<(), FilterError> {
         let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
         assert!(count <= MAX_POINTS, "a ring of {count} points");
-        let mut ring = lock(&self.ring);
-        let old = ring.get(&0, 0).map_err(map_error("RING"))?.0;
-        let first = if old.first == 0 { MAX_POINTS } else { 0 };
+        let mut published = lock(&self.ring_bank);
+        let bank = 1 - (published.get(&0, 0).map_err(map_error("RING_BANK"))? & 1);
         let mut all = lock(&self.ring_points);
-        for (index, point) in (first..).zip(points) {
-            all.set(index, Raw(*point), 0).map_err(map_error("RING_POINTS"))?;
+        for (index, point) in (bank * MAX_POINTS..).zip(points) {
+            all.set(index, Raw(*point), 0)
+                .map_err(map_error("RING_POINTS"))?;
         }
-        ring.set(0, Raw(RingState { hash, epoch, count, first }), 0).map_err(map_error("RING"))
+        let state = RingState {
+            hash,
+            epoch,
+            count,
+            node,
+        };
+        lock(&self.ring)
+            .set(bank, Raw(state), 0)
+            .map_err(map_error("RING"))?;
+        published.set(0, bank, 0).map_err(map_error("RING_BANK"))
     }
 
     /// The published ring's epoch; 0 when none has been published.
@@ -262,7 +313,15 @@ impl Filter {
     ///
     /// When the map can't be read.
     pub fn ring_epoch(&self) -> Result<u64, FilterError> {
-        Ok(lock(&self.ring).get(&0, 0).map_err(map_error("RING"))?.0.epoch)
+        let bank = lock(&self.ring_bank)
+            .get(&0, 0)
+            .map_err(map_error("RING_BANK"))?
+            & 1;
+        Ok(lock(&self.ring)
+            .get(&bank, 0)
+            .map_err(map_error("RING"))?
+            .0
+            .epoch)
     }
 
     /// Replaces the set of VIPs.
@@ -282,7 +341,9 @@ impl Filter {
     /// When the kernel refuses an update.
     pub fn set_members(&self, members: &[Addr]) -> Result<(), FilterError> {
         let wanted: Vec<_> = members.iter().map(|member| (Raw(*member), 1)).collect();
-        replace("MEMBERS", &mut lock(&self.members), &wanted, |a, b| a.0 == b.0)
+        replace("MEMBERS", &mut lock(&self.members), &wanted, |a, b| {
+            a.0 == b.0
+        })
     }
 
     /// Replaces the set of services.
@@ -292,15 +353,25 @@ impl Filter {
     /// When the kernel refuses an update.
     pub fn set_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
         let wanted: Vec<_> = services.iter().map(|(k, v)| (Raw(*k), Raw(*v))).collect();
-        replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| a.0 == b.0)?;
+        replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| {
+            a.0 == b.0
+        })?;
         let ids: Vec<_> = services
             .iter()
             .filter(|(_, entry)| entry.kind == dts_core::entry::service_kind::L7)
             .map(|(key, entry)| {
-                (u32::from(entry.id), Raw(ServiceAddr { vip: key.vip, port: key.port }))
+                (
+                    u32::from(entry.id),
+                    Raw(ServiceAddr {
+                        vip: key.vip,
+                        port: key.port,
+                    }),
+                )
             })
             .collect();
-        replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| a == b)
+        replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| {
+            a == b
+        })
     }
 
     /// Notes or changes a handover connection of this node's, by its local port.
@@ -344,7 +415,10 @@ impl Filter {
         match lock(&self.connections).get(&Raw(*key), 0) {
             Ok(entry) => Ok(Some(entry.0)),
             Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(FilterError::Map { map: "CONNECTIONS", error }),
+            Err(error) => Err(FilterError::Map {
+                map: "CONNECTIONS",
+                error,
+            }),
         }
     }
 
@@ -353,12 +427,21 @@ impl Filter {
     /// # Errors
     ///
     /// When the kernel refuses the update.
-    pub fn replace_connection(&self, key: &ConnKey, entry: &ConnEntry) -> Result<bool, FilterError> {
+    pub fn replace_connection(
+        &self,
+        key: &ConnKey,
+        entry: &ConnEntry,
+    ) -> Result<bool, FilterError> {
         const BPF_EXIST: u64 = 2;
         match lock(&self.connections).insert(Raw(*key), Raw(*entry), BPF_EXIST) {
             Ok(()) => Ok(true),
-            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(FilterError::Map { map: "CONNECTIONS", error }),
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(FilterError::Map {
+                map: "CONNECTIONS",
+                error,
+            }),
         }
     }
 
@@ -368,8 +451,10 @@ impl Filter {
     ///
     /// When the map can't be read.
     pub fn connections(&self) -> Result<Vec<(ConnKey, ConnEntry)>, FilterError> {
-        batch::entries(self.connections_fd.as_fd())
-            .map_err(|source| FilterError::Read { map: "CONNECTIONS", source })
+        batch::entries(self.connections_fd.as_fd()).map_err(|source| FilterError::Read {
+            map: "CONNECTIONS",
+            source,
+        })
     }
 
     /// The counters, summed over the processors, in the order of [`Verdict::counter`].
@@ -399,7 +484,10 @@ impl Filter {
                 frame.extend_from_slice(bytes_of(record));
             }
             let out = self.run("sweep", &frame)?.1;
-            for (record, bytes) in chunk.iter_mut().zip(out[14..].chunks(size_of::<SweepRecord>())) {
+            for (record, bytes) in chunk
+                .iter_mut()
+                .zip(out[14..].chunks(size_of::<SweepRecord>()))
+            {
                 if let Some(answer) = read_plain(bytes) {
                     *record = answer;
                 }
@@ -415,8 +503,10 @@ impl Filter {
     /// When there is no such program, or the kernel can't run it on such a frame.
     pub fn run(&self, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>), FilterError> {
         let ebpf = lock(&self.ebpf);
-        let program: &SchedClassifier =
-            ebpf.program(program).ok_or(FilterError::Object { what: program })?.try_into()?;
+        let program: &SchedClassifier = ebpf
+            .program(program)
+            .ok_or(FilterError::Object { what: program })?
+            .try_into()?;
         let mut out = vec![0u8; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -430,14 +520,21 @@ impl Filter {
 /// The flow as a sweep names a handover connection: from the target to this node's end.
 #[must_use]
 pub fn handover_flow(own: Addr, port: u16, target: Addr, handover_port: u16) -> FlowKey {
-    FlowKey { remote: target, local: own, remote_port: handover_port, local_port: port }
+    FlowKey {
+        remote: target,
+        local: own,
+        remote_port: handover_port,
+        local_port: port,
+    }
 }
 
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mutex<M>, FilterError>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {
-    let map = ebpf.take_map(name).ok_or(FilterError::Object { what: name })?;
+    let map = ebpf
+        .take_map(name)
+        .ok_or(FilterError::Object { what: name })?;
     M::try_from(map).map(Mutex::new).map_err(map_error(name))
 }
 
@@ -455,7 +552,10 @@ fn replace<K: aya::Pod, V: aya::Pod>(
     for (key, value) in wanted {
         map.insert(key, value, 0).map_err(map_error(name))?;
     }
-    let present: Vec<K> = map.keys().collect::<Result<_, _>>().map_err(map_error(name))?;
+    let present: Vec<K> = map
+        .keys()
+        .collect::<Result<_, _>>()
+        .map_err(map_error(name))?;
     for key in present {
         if !wanted.iter().any(|(k, _)| same(k, &key)) {
             map.remove(&key).map_err(map_error(name))?;
@@ -465,5 +565,7 @@ fn replace<K: aya::Pod, V: aya::Pod>(
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

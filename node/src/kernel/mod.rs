@@ -8,6 +8,7 @@ mod btf;
 pub mod filter;
 pub mod host;
 mod shared;
+pub mod socket;
 
 pub use attach::{AttachMode, Attachment};
 pub use filter::{Filter, FilterError};

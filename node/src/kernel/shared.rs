@@ -1,11 +1,11 @@
 //! The layouts shared with the filter, as the map types want them.
 
 use dts_core::addr::Addr;
+use dts_core::addr::FlowKey;
 use dts_core::entry::{
     ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, RingState, ServiceAddr, ServiceEntry,
     ServiceKey, SweepRecord,
 };
-use dts_core::addr::FlowKey;
 use dts_core::ring::RingPoint;
 
 /// A type whose every bit pattern of the right size is a value, and that has no padding.
@@ -35,8 +35,19 @@ macro_rules! plain {
 }
 
 plain!(
-    Addr, ConnEntry, ConnKey, FlowKey, Handover, NodeSettings, PeerKey, RingPoint, RingState,
-    ServiceAddr, ServiceEntry, ServiceKey, SweepRecord
+    Addr,
+    ConnEntry,
+    ConnKey,
+    FlowKey,
+    Handover,
+    NodeSettings,
+    PeerKey,
+    RingPoint,
+    RingState,
+    ServiceAddr,
+    ServiceEntry,
+    ServiceKey,
+    SweepRecord
 );
 
 /// The bytes of a plain value.

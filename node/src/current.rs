@@ -1,0 +1,142 @@
+//! What the configuration says at present, in the form that the running daemon uses.
+//!
+//! A reload makes a new one; whoever holds the old one finishes with it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use dts_core::addr::Addr;
+use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
+use dts_core::ring::RingHashSpec;
+
+use crate::config::{Config, Mode, Service};
+use crate::inspect::http::HttpInspector;
+use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
+
+/// A configuration in use.
+pub struct Current {
+    /// The configuration.
+    pub config: Config,
+    /// Where requests go.
+    pub placement: Placement,
+    /// The ring of flows, as it is published to the filter.
+    pub flows: Ring,
+    /// The inspected services.
+    pub inspected: Vec<Arc<InspectedService>>,
+}
+
+/// A service whose requests are inspected.
+pub struct InspectedService {
+    /// Its configuration.
+    pub service: Service,
+    /// The inspector's port.
+    pub inspector_port: u16,
+    /// What decides.
+    pub inspector: HttpInspector,
+    /// What became of its connections.
+    pub counters: InspectorCounters,
+}
+
+/// What became of a service's connections at the inspector.
+#[derive(Debug, Default)]
+pub struct InspectorCounters {
+    /// Accepted.
+    pub accepted: AtomicU64,
+    /// Handed over by a decision of the rules.
+    pub decided: AtomicU64,
+    /// Undecided after too long or too many bytes.
+    pub overdue: AtomicU64,
+    /// Rejected or given up: reset.
+    pub rejected: AtomicU64,
+    /// Closed or reset by the client before there was a decision.
+    pub abandoned: AtomicU64,
+}
+
+impl Current {
+    /// Puts a configuration into use, as epoch `epoch` of the ring; `hash` is the ring's.
+    ///
+    /// # Errors
+    ///
+    /// When the ring would have too many points, which a checked configuration doesn't.
+    pub fn new(config: Config, hash: RingHashSpec, epoch: u64) -> Result<Self, TooManyPoints> {
+        let inspected = config
+            .services
+            .iter()
+            .filter(|service| service.mode == Mode::L7)
+            .filter_map(|service| {
+                Some(Arc::new(InspectedService {
+                    inspector_port: service.inspector_port?,
+                    inspector: HttpInspector::new(service, hash),
+                    counters: InspectorCounters::default(),
+                    service: service.clone(),
+                }))
+            })
+            .collect();
+        Ok(Self {
+            placement: Placement::new(&config, hash)?,
+            flows: Ring::of_flows(epoch, hash, &config)?,
+            inspected,
+            config,
+        })
+    }
+
+    /// This node's number on the ring.
+    #[must_use]
+    pub fn node(&self) -> NodeIndex {
+        NodeIndex(self.config.this_member().0 as u32)
+    }
+
+    /// The VIPs, each once.
+    #[must_use]
+    pub fn vips(&self) -> Vec<IpAddr> {
+        let mut vips: Vec<_> = self
+            .config
+            .services
+            .iter()
+            .map(|service| service.vip)
+            .collect();
+        vips.sort();
+        vips.dedup();
+        vips
+    }
+
+    /// The services as the filter wants them: under the public port and under the inspector's.
+    #[must_use]
+    pub fn filter_services(&self) -> Vec<(ServiceKey, ServiceEntry)> {
+        let mut all = Vec::new();
+        for service in &self.config.services {
+            let vip = Addr::from(service.vip);
+            let mut add = |port: u16, kind, other_port| {
+                let key = ServiceKey {
+                    vip,
+                    port: port.into(),
+                };
+                all.push((
+                    key,
+                    ServiceEntry {
+                        kind,
+                        id: service.id(),
+                        other_port,
+                    },
+                ));
+            };
+            match (service.mode, service.inspector_port) {
+                (Mode::L7, Some(inspector)) => {
+                    add(service.port, service_kind::L7, inspector);
+                    add(inspector, service_kind::INSPECTOR, service.port);
+                }
+                _ => add(service.port, service_kind::L4, 0),
+            }
+        }
+        all
+    }
+
+    /// The inspected service of a listener.
+    #[must_use]
+    pub fn inspected_at(&self, vip: IpAddr, inspector_port: u16) -> Option<&Arc<InspectedService>> {
+        self.inspected
+            .iter()
+            .find(|s| s.service.vip == vip && s.inspector_port == inspector_port)
+    }
+}

@@ -1,0 +1,536 @@
+//! The daemon: it sets the node up, keeps its lease, runs the inspector and answers questions.
+//!
+//! The data plane is the filter's and outlives the daemon. A daemon that starts where another one ran
+//! finds programs and connections in place, and only puts itself in the old one's stead.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dts_core::addr::Addr;
+use dts_core::entry::NodeSettings;
+use dts_core::ring::RingHashSpec;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{interval, sleep};
+
+use crate::admin::{self, Claim, ClaimError};
+use crate::config::{Config, ConfigError, Diagnostic, Secret, SecretError};
+use crate::current::Current;
+use crate::handover::Handovers;
+use crate::housekeeping::Housekeeper;
+use crate::kernel::filter::pin_path;
+use crate::kernel::host::{
+    Applied, Host, HostError, HostSpec, clock, prepare_bpf, require_privileges,
+};
+use crate::kernel::socket::interface_is_up;
+use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
+use crate::placement::TooManyPoints;
+use crate::worker::{self, Heartbeats, WorkerError};
+
+mod source;
+
+/// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
+const CLOCK_PERIOD: Duration = Duration::from_secs(5);
+
+/// How often the interfaces are looked at.
+const LINK_PERIOD: Duration = Duration::from_millis(500);
+
+/// How long a daemon that was told to end waits for the handovers it has begun.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Why the daemon could not start, or a reload could not be done.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// The host lacks something, or could not be set up.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The secret can't be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// Another daemon is running, or the run directory can't be used.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The filter can't be loaded, attached or told something.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// An inspector can't be started.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The ring would be too large.
+    #[error(transparent)]
+    Ring(#[from] TooManyPoints),
+    /// The notices' UDP port can't be used.
+    #[error("cannot use UDP port {port} of {address} for notices between nodes")]
+    Notices {
+        /// The node's back address.
+        address: Ipv4Addr,
+        /// The handover port.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address is not of the family that this version handles.
+    #[error("{0} is an IPv6 address, which this version does not handle")]
+    Family(IpAddr),
+    /// A reload would change what only a restart can change.
+    #[error("{0} cannot change while the daemon runs: restart it")]
+    NeedsRestart(&'static str),
+    /// The system refused something basic.
+    #[error("cannot {doing}")]
+    System {
+        /// What.
+        doing: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What the command line may say beyond the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How to attach the programs; by default the better way that the kernel has.
+    pub attach: Option<AttachMode>,
+}
+
+/// The running daemon, as the admin interface and the signals see it.
+pub struct Daemon {
+    config_path: PathBuf,
+    hash: RingHashSpec,
+    filter: Arc<Filter>,
+    attachment: Attachment,
+    applied: Mutex<Applied>,
+    handovers: Arc<Handovers>,
+    current: watch::Sender<Arc<Current>>,
+    warnings: Mutex<Vec<Diagnostic>>,
+    started: Instant,
+    runtime: tokio::runtime::Handle,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+}
+
+/// Runs the node of a configuration file until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When the node can't be set up. What has been set up by then stays: `detach` removes it.
+pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonError> {
+    require_privileges()?;
+    let (config, warnings) = Config::load(&config_path)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let secret = Secret::load(&config.cluster.secret_file)?;
+    let claim = Claim::take(&config.socket_path())?;
+    let address = v4(config.node.address)?;
+    let (handover_port, lease) = (config.cluster.handover_port, config.node.lease);
+    let notice_key = secret.derive("notice");
+
+    let daemon = Arc::new(Daemon::set_up(config_path, config, warnings, &secret, options).await?);
+    let heartbeats = daemon.start_workers()?;
+    let housekeeper = Housekeeper::new(
+        Arc::clone(&daemon.filter),
+        daemon.current.subscribe(),
+        address,
+        handover_port,
+        notice_key,
+    )
+    .await
+    .map_err(|source| DaemonError::Notices {
+        address,
+        port: handover_port,
+        source,
+    })?;
+    tokio::spawn(Arc::new(housekeeper).run());
+    tokio::spawn(keep_clock(Arc::clone(&daemon.filter)));
+    tokio::spawn(keep_host(Arc::clone(&daemon)));
+    let lease = Lease::keep(Arc::clone(&daemon.filter), lease, heartbeats)?;
+    let listener = claim.listen()?;
+    tokio::spawn(admin::serve(listener, Arc::clone(&daemon) as _));
+
+    let current = daemon.current();
+    tracing::info!(
+        node = %current.config.node.id,
+        cluster = current.config.cluster.name,
+        epoch = current.flows.epoch(),
+        "the node is up"
+    );
+    // Only a service manager wants to know.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    daemon.wait_for_signals().await?;
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+
+    lease.give_back();
+    daemon.finish_handovers().await;
+    tracing::info!("the daemon ends; connections go on, `dts detach` would end them");
+    Ok(())
+}
+
+/// Removes everything that the daemon of a configuration has left in the kernel and on the host.
+///
+/// # Errors
+///
+/// When the daemon runs, or something can't be removed.
+pub async fn detach(config: &Config) -> Result<(), DaemonError> {
+    require_privileges()?;
+    let _claim = Claim::take(&config.socket_path())?;
+    let attachment = attachment(config, Options::default());
+    Filter::detach(&attachment, &pins(config))?;
+    Host::restore(&state_path(config)).await?;
+    Ok(())
+}
+
+fn pins(config: &Config) -> PathBuf {
+    pin_path(&config.node.pin_dir, &config.cluster.name, &config.node.id)
+}
+
+fn state_path(config: &Config) -> PathBuf {
+    config.socket_path().with_extension("state.json")
+}
+
+fn attachment(config: &Config, options: Options) -> Attachment {
+    Attachment {
+        front: config.node.front.clone(),
+        back: config.node.back.clone(),
+        mode: options.attach.unwrap_or_else(AttachMode::detect),
+    }
+}
+
+fn v4(address: IpAddr) -> Result<Ipv4Addr, DaemonError> {
+    match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(DaemonError::Family(address)),
+    }
+}
+
+impl Daemon {
+    /// Sets the host and the filter up. The programs are attached before the VIPs are there.
+    async fn set_up(
+        config_path: PathBuf,
+        config: Config,
+        warnings: Vec<Diagnostic>,
+        secret: &Secret,
+        options: Options,
+    ) -> Result<Self, DaemonError> {
+        prepare_bpf(&config.node.pin_dir)?;
+        let hash = RingHashSpec::from(secret.ring_hash(config.ring.hash));
+        let attachment = attachment(&config, options);
+        let filter = Arc::new(Filter::load(&pins(&config), config.node.connections)?);
+        // An earlier daemon's lease is not this one's.
+        filter.set_lease(Duration::ZERO)?;
+        let current = Current::new(config, hash, filter.ring_epoch()? + 1)?;
+        let applied = apply_host(&current).await?;
+        tell_filter(&filter, &current, &applied, secret.derive("handover tag"))?;
+        filter.attach(&attachment)?;
+        worker::check(&current)?;
+
+        let node = &current.config.node;
+        let handovers = Handovers::new(
+            Arc::clone(&filter),
+            v4(node.address)?,
+            v4(node.self_address)?,
+            current.config.cluster.handover_port,
+        );
+        Ok(Self {
+            config_path,
+            hash,
+            filter,
+            attachment,
+            applied: Mutex::new(applied),
+            handovers: Arc::new(handovers),
+            current: watch::Sender::new(Arc::new(current)),
+            warnings: Mutex::new(warnings),
+            started: Instant::now(),
+            runtime: tokio::runtime::Handle::current(),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    fn start_workers(&self) -> Result<Heartbeats, DaemonError> {
+        let workers = self.current().config.node.workers.max(1);
+        let heartbeats = Heartbeats::new(workers);
+        for number in 0..workers {
+            worker::start(
+                heartbeats.of(number),
+                self.current.subscribe(),
+                Arc::clone(&self.handovers),
+            )?;
+        }
+        Ok(heartbeats)
+    }
+
+    /// Returns at SIGTERM or SIGINT; reloads at SIGHUP.
+    async fn wait_for_signals(self: &Arc<Self>) -> Result<(), DaemonError> {
+        let on = |kind| {
+            signal(kind).map_err(|source| DaemonError::System {
+                doing: "wait for signals",
+                source,
+            })
+        };
+        let mut terminate = on(SignalKind::terminate())?;
+        let mut interrupt = on(SignalKind::interrupt())?;
+        let mut hangup = on(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    let this = Arc::clone(self);
+                    match tokio::task::spawn_blocking(move || this.reload_now()).await {
+                        Ok(Ok(report)) => {
+                            tracing::info!(epoch = report.ring_epoch, changes = ?report.changes, "reloaded");
+                        }
+                        Ok(Err(error)) => tracing::error!("not reloaded: {error}"),
+                        Err(error) => tracing::error!("the reload broke off: {error}"),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn finish_handovers(&self) {
+        let end = Instant::now() + GRACE;
+        while self.handovers.in_progress() > 0 && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Puts a changed configuration into use. Called on a thread that may block.
+    fn reload_now(&self) -> Result<admin::ReloadReport, DaemonError> {
+        let _one = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (config, warnings) = Config::load(&self.config_path)?;
+        let old = self.current();
+        refuse_restart(&old.config, &config)?;
+        let epoch = self.filter.ring_epoch()? + 1;
+        let new = Current::new(config, self.hash, epoch)?;
+        let changes = source::changes(&old.config, &new.config);
+
+        let applied = self.runtime.block_on(apply_host(&new))?;
+        // The rings and services first, so that no connection is accepted for what is going away.
+        tell_filter(&self.filter, &new, &applied, self.filter.node()?.tag_key)?;
+        worker::check(&new)?;
+        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+        let report = admin::ReloadReport {
+            ring_epoch: epoch,
+            changes,
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        };
+        *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
+        self.current.send_replace(Arc::new(new));
+        Ok(report)
+    }
+}
+
+/// What a running daemon can't change: its identity, its interfaces, its keys and tables.
+fn refuse_restart(old: &Config, new: &Config) -> Result<(), DaemonError> {
+    let (o, n) = (&old.node, &new.node);
+    let same = [
+        (old.cluster == new.cluster, "[cluster]"),
+        (o.id == n.id, "[node] id"),
+        (
+            o.front == n.front && o.back == n.back,
+            "[node] front and back",
+        ),
+        (
+            o.address == n.address && o.self_address == n.self_address,
+            "[node] address",
+        ),
+        (
+            o.run_dir == n.run_dir && o.pin_dir == n.pin_dir,
+            "[node] run_dir and pin_dir",
+        ),
+        (o.connections == n.connections, "[node] connections"),
+        (
+            o.workers == n.workers && o.lease == n.lease,
+            "[node] workers and lease_ms",
+        ),
+        (old.ring.hash == new.ring.hash, "[ring] hash"),
+    ];
+    match same.iter().find(|(same, _)| !same) {
+        Some((_, what)) => Err(DaemonError::NeedsRestart(what)),
+        None => Ok(()),
+    }
+}
+
+async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
+    let node = &current.config.node;
+    let spec = HostSpec {
+        front: node.front.clone(),
+        back: node.back.clone(),
+        address: v4(node.address)?,
+        self_address: v4(node.self_address)?,
+        vips: current
+            .vips()
+            .into_iter()
+            .map(v4)
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Host::apply(&spec, &state_path(&current.config)).await?)
+}
+
+fn tell_filter(
+    filter: &Filter,
+    current: &Current,
+    applied: &Applied,
+    tag_key: [u8; 16],
+) -> Result<(), DaemonError> {
+    let config = &current.config;
+    let members: Vec<_> = config
+        .members
+        .iter()
+        .map(|m| Addr::from(m.address))
+        .collect();
+    let vips: Vec<_> = current.vips().into_iter().map(Addr::from).collect();
+    filter.set_members(&members)?;
+    filter.set_services(&current.filter_services())?;
+    filter.set_node(&NodeSettings {
+        address: Addr::from(config.node.address),
+        self_address: Addr::from(config.node.self_address),
+        tag_key,
+        clock_offset: clock::unix_offset(),
+        front: applied.front_index,
+        back: applied.back_index,
+        handover_port: config.cluster.handover_port.into(),
+        front_mac: applied.front_mac,
+        reserved: [0; 6],
+    })?;
+    let flows = &current.flows;
+    filter.publish_ring(
+        current.node().0,
+        flows.epoch(),
+        *flows.hash(),
+        flows.points(),
+    )?;
+    filter.set_vips(&vips)?;
+    Ok(())
+}
+
+/// Sets the host up again when an interface comes back: the kernel takes routes away with it.
+async fn keep_host(daemon: Arc<Daemon>) {
+    let mut ticks = interval(LINK_PERIOD);
+    let mut up = true;
+    loop {
+        ticks.tick().await;
+        let Attachment { front, back, .. } = &daemon.attachment;
+        let was_up = std::mem::replace(&mut up, interface_is_up(front) && interface_is_up(back));
+        if was_up == up {
+            continue;
+        }
+        tracing::warn!(up, "front or back changed its state");
+        if up && let Err(error) = apply_host(&daemon.current()).await {
+            tracing::error!("cannot set the host up again: {error}");
+            // Another try in the next period.
+            up = false;
+        }
+    }
+}
+
+/// Tells the filter the time of day now and then.
+async fn keep_clock(filter: Arc<Filter>) {
+    let mut ticks = interval(CLOCK_PERIOD);
+    loop {
+        ticks.tick().await;
+        let told = filter.node().and_then(|node| {
+            let offset = clock::unix_offset();
+            if node.clock_offset == offset {
+                return Ok(());
+            }
+            filter.set_node(&NodeSettings {
+                clock_offset: offset,
+                ..node
+            })
+        });
+        if let Err(error) = told {
+            tracing::error!("cannot tell the filter the time: {error}");
+        }
+    }
+}
+
+/// The right to accept new connections, renewed by a thread of its own: it must neither lapse because
+/// the daemon is busy nor be kept when an inspector hangs.
+struct Lease {
+    filter: Arc<Filter>,
+    held: Arc<AtomicBool>,
+}
+
+impl Lease {
+    fn keep(
+        filter: Arc<Filter>,
+        length: Duration,
+        heartbeats: Heartbeats,
+    ) -> Result<Self, DaemonError> {
+        let held = Arc::new(AtomicBool::new(true));
+        let lease = Self {
+            filter: Arc::clone(&filter),
+            held: Arc::clone(&held),
+        };
+        let mut healthy = true;
+        thread::Builder::new()
+            .name("lease".to_owned())
+            .spawn(move || {
+                while held.load(Ordering::Acquire) {
+                    let well = heartbeats.all_within(length.max(Duration::from_secs(1)));
+                    if well != healthy {
+                        healthy = well;
+                        tracing::error!(well, "an inspector hangs, or answers again");
+                    }
+                    let until = Duration::from_nanos(clock::monotonic_ns()) + length;
+                    if well && let Err(error) = filter.set_lease(until) {
+                        tracing::error!("cannot renew the lease: {error}");
+                    }
+                    thread::sleep(length / 5);
+                }
+            })
+            .map_err(|source| DaemonError::System {
+                doing: "start a thread",
+                source,
+            })?;
+        Ok(lease)
+    }
+
+    fn give_back(self) {
+        self.held.store(false, Ordering::Release);
+        // The thread may be about to renew it once more; it is only a second or so then.
+        thread::sleep(Duration::from_millis(5));
+        if let Err(error) = self.filter.set_lease(Duration::ZERO) {
+            tracing::error!("cannot give the lease back: {error}");
+        }
+    }
+}
+
+/// Whether something listens where the service's server should, as `/proc` tells.
+fn listens(vip: IpAddr, port: u16) -> bool {
+    let IpAddr::V4(vip) = vip else { return false };
+    let v4 = format!("{:08X}:{port:04X}", u32::from_ne_bytes(vip.octets()));
+    let any = format!("00000000:{port:04X}");
+    let any6 = format!("{}:{port:04X}", "0".repeat(32));
+    let table = |path| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
+    [
+        ("/proc/thread-self/net/tcp", vec![v4, any]),
+        ("/proc/thread-self/net/tcp6", vec![any6]),
+    ]
+    .iter()
+    .any(|(path, locals)| {
+        table(path).lines().skip(1).any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let local = fields.next();
+            // 0A is TCP_LISTEN.
+            local.is_some_and(|l| locals.iter().any(|x| x == l)) && fields.nth(1) == Some("0A")
+        })
+    })
+}

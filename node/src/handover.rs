@@ -1,0 +1,485 @@
+//! Carrying a connection over to the node that should have it (DTS §2.2): `request_handover`.
+//!
+//! # The order of things
+//!
+//! 1. A TCP connection is opened from this node's back address to the target's handover port. The filter
+//!    makes its SYN the client's, so the target's server accepts the client's connection.
+//! 2. The target's SYN-ACK freezes the client's connection here, in the filter: from that packet on the
+//!    inspector's socket acknowledges nothing more to the client, whose further segments the target
+//!    takes. As long as the handover can fail, the client therefore has a live inspector.
+//! 3. What the inspector's socket acknowledged but nobody has read yet is added to the request, and
+//!    the socket is closed without a segment leaving the node.
+//! 4. The filter is told where the request ends, and the request is sent.
+//! 5. When the target's server has it all, the target's filter sends the FIN that ends the handover
+//!    connection. It is closed here without an answer: nothing is left on this node.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
+use socket2::Socket;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::kernel::{Filter, FilterError, socket};
+
+/// How long each attempt to reach a target waits before the next one; after the last one the target
+/// counts as gone. An attempt costs one SYN; two are made because one may be lost.
+const ATTEMPTS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+
+/// How long the target's server may take to acknowledge a whole request before the handover is given up.
+const COMPLETION: Duration = Duration::from_secs(30);
+
+/// Why a handover failed.
+#[derive(Debug, Error)]
+pub enum HandoverError {
+    /// Nothing listens on the service's port at the target.
+    #[error("the target's server refused the connection")]
+    Refused,
+    /// The target did not answer.
+    #[error("the target did not answer within {0:?}")]
+    Unreachable(Duration),
+    /// The client went away before the target had the connection.
+    #[error("the client closed or reset the connection")]
+    ClientGone,
+    /// The target reset the connection while it took the request.
+    #[error("the target reset the connection before it had the whole request")]
+    ResetByTarget,
+    /// The target did not take the whole request in time.
+    #[error("the target did not acknowledge the whole request within {0:?}")]
+    Incomplete(Duration),
+    /// This node could not make the handover connection.
+    #[error("cannot open a handover connection")]
+    Local(#[source] io::Error),
+    /// The filter could not be told.
+    #[error("cannot tell the filter of a handover")]
+    Filter(#[from] FilterError),
+}
+
+impl HandoverError {
+    /// Whether another target may be tried: no server has seen the connection.
+    #[must_use]
+    pub const fn allows_another_target(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::Unreachable(_) | Self::Local(_) | Self::Filter(_)
+        )
+    }
+}
+
+/// How many handovers there are and were.
+#[derive(Debug, Default)]
+pub struct HandoverCounters {
+    /// Begun.
+    pub started: AtomicU64,
+    /// Completed.
+    pub done: AtomicU64,
+    /// Failed: refused by the target's server.
+    pub refused: AtomicU64,
+    /// Failed: no answer from the target.
+    pub unreachable: AtomicU64,
+    /// Failed: the client went away.
+    pub client_gone: AtomicU64,
+    /// Failed: the target reset the connection.
+    pub reset: AtomicU64,
+    /// Failed: the target never acknowledged the whole request.
+    pub incomplete: AtomicU64,
+    /// Failed: on this node.
+    pub local: AtomicU64,
+}
+
+impl HandoverCounters {
+    /// The failures by reason.
+    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        [
+            ("refused", &self.refused),
+            ("unreachable", &self.unreachable),
+            ("client_gone", &self.client_gone),
+            ("reset", &self.reset),
+            ("incomplete", &self.incomplete),
+            ("local", &self.local),
+        ]
+        .into_iter()
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+
+    fn failed(&self, error: &HandoverError) -> &AtomicU64 {
+        match error {
+            HandoverError::Refused => &self.refused,
+            HandoverError::Unreachable(_) => &self.unreachable,
+            HandoverError::ClientGone => &self.client_gone,
+            HandoverError::ResetByTarget => &self.reset,
+            HandoverError::Incomplete(_) => &self.incomplete,
+            HandoverError::Local(_) | HandoverError::Filter(_) => &self.local,
+        }
+    }
+}
+
+/// A client's connection that an inspector has, and what has been read from it.
+#[derive(Debug)]
+pub struct Undecided {
+    /// The socket, not blocking.
+    socket: Socket,
+    /// The client's flow, local port the service's own.
+    flow: FlowKey,
+    /// What has been read.
+    request: Vec<u8>,
+    /// Whether the client has closed its side.
+    half_closed: bool,
+}
+
+/// The result of reading from a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Read {
+    /// There was something new.
+    More,
+    /// There is nothing to read at present.
+    Nothing,
+    /// The client has closed its side; nothing more will come.
+    End,
+}
+
+impl Undecided {
+    /// Takes over an accepted socket of the inspector's port.
+    ///
+    /// # Errors
+    ///
+    /// When the socket can't be made non-blocking.
+    pub fn new(socket: Socket, flow: FlowKey) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            flow,
+            request: Vec::new(),
+            half_closed: false,
+        })
+    }
+
+    /// The client's flow.
+    #[must_use]
+    pub fn flow(&self) -> &FlowKey {
+        &self.flow
+    }
+
+    /// What has been read from the client so far.
+    #[must_use]
+    pub fn request(&self) -> &[u8] {
+        &self.request
+    }
+
+    /// The socket, to wait for.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Reads what is there, up to `most` bytes in all.
+    ///
+    /// # Errors
+    ///
+    /// When the client has reset the connection.
+    pub fn read(&mut self, most: usize) -> io::Result<Read> {
+        let before = self.request.len();
+        while self.request.len() < most && !self.half_closed {
+            let len = self.request.len();
+            let room = (most - len).min(READ_CHUNK);
+            self.request.resize(len + room, 0);
+            let read = io::Read::read(&mut (&self.socket), &mut self.request[len..]);
+            self.request.truncate(len + read.as_ref().map_or(0, |n| *n));
+            match read {
+                Ok(0) => self.half_closed = true,
+                // Less than asked for: nothing more is there, and a call is saved.
+                Ok(n) if n < room => break,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(match self.request.len() > before {
+            true => Read::More,
+            false if self.half_closed => Read::End,
+            false => Read::Nothing,
+        })
+    }
+
+    /// Reads everything that the kernel has acknowledged to the client.
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            match self.read(usize::MAX)? {
+                Read::More => {}
+                Read::Nothing | Read::End => return Ok(()),
+            }
+        }
+    }
+}
+
+const READ_CHUNK: usize = 16 * 1024;
+
+/// Where a connection goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// This node's own server.
+    Own,
+    /// The server of the node with this back address.
+    Node(Ipv4Addr),
+}
+
+/// Hands connections over to their processing nodes.
+pub struct Handovers {
+    filter: Arc<Filter>,
+    address: Ipv4Addr,
+    self_address: Ipv4Addr,
+    port: u16,
+    counters: HandoverCounters,
+}
+
+impl Handovers {
+    /// Handovers from the node with back address `address`; `self_address` stands for the node itself, and
+    /// `port` is the cluster's handover port.
+    #[must_use]
+    pub fn new(filter: Arc<Filter>, address: Ipv4Addr, self_address: Ipv4Addr, port: u16) -> Self {
+        Self {
+            filter,
+            address,
+            self_address,
+            port,
+            counters: HandoverCounters::default(),
+        }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> &HandoverCounters {
+        &self.counters
+    }
+
+    /// How many handovers have begun and not ended.
+    #[must_use]
+    pub fn in_progress(&self) -> u64 {
+        let started = self.counters.started.load(Ordering::Relaxed);
+        let failed: u64 = self.counters.failures().map(|(_, count)| count).sum();
+        started.saturating_sub(self.counters.done.load(Ordering::Relaxed) + failed)
+    }
+
+    /// Hands a connection over to the server of `destination`, with what was read from it as the
+    /// beginning of its request (DTS §2.1, Fig. 3). Returns when the server has the whole request.
+    ///
+    /// # Errors
+    ///
+    /// With the connection, when no server has seen it and another destination may be tried, or the
+    /// client be [reset](Self::reset). Without it when the handover failed later: then the client has
+    /// been reset, or is served.
+    pub async fn request_handover(
+        &self,
+        connection: Undecided,
+        destination: Destination,
+    ) -> Result<(), (HandoverError, Option<Undecided>)> {
+        self.counters.started.fetch_add(1, Ordering::Relaxed);
+        let result = match self.connect(&connection, destination).await {
+            Ok(carrier) => self
+                .complete(connection, carrier)
+                .await
+                .map_err(|e| (e, None)),
+            Err(e) if e.allows_another_target() => Err((e, Some(connection))),
+            Err(e) => {
+                self.reset(connection);
+                Err((e, None))
+            }
+        };
+        let counter = match &result {
+            Ok(()) => &self.counters.done,
+            Err((error, _)) => self.counters.failed(error),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    /// Opens the handover connection: the target's server has accepted the client's connection then.
+    async fn connect(
+        &self,
+        connection: &Undecided,
+        destination: Destination,
+    ) -> Result<Carrier<'_>, HandoverError> {
+        let (target, own) = match destination {
+            Destination::Own => (self.self_address, true),
+            Destination::Node(address) => (address, false),
+        };
+        let handover = Handover {
+            flow: connection.flow,
+            target: Addr::from(target),
+            flags: if own { flag::SELF } else { 0 },
+            request_len: 0,
+        };
+        for patience in ATTEMPTS {
+            let (carrier, socket) = self.carrier(handover)?;
+            let to = SocketAddr::V4(SocketAddrV4::new(target, self.port));
+            match timeout(patience, socket.connect(to)).await {
+                Ok(Ok(stream)) => {
+                    return Ok(Carrier {
+                        stream: Some(stream),
+                        ..carrier
+                    });
+                }
+                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    return Err(HandoverError::Refused);
+                }
+                Ok(Err(e)) if is_unreachable(&e) => break,
+                Ok(Err(e)) => return Err(HandoverError::Local(e)),
+                // The attempt's socket is closed here: in this state, without a segment.
+                Err(_) => {}
+            }
+        }
+        Err(HandoverError::Unreachable(ATTEMPTS.iter().sum()))
+    }
+
+    /// Makes a socket with a port of its own, and tells the filter what the port is for.
+    fn carrier(&self, handover: Handover) -> Result<(Carrier<'_>, TcpSocket), HandoverError> {
+        let socket = TcpSocket::new_v4().map_err(HandoverError::Local)?;
+        socket.set_nodelay(true).map_err(HandoverError::Local)?;
+        socket
+            .bind(SocketAddr::V4(SocketAddrV4::new(self.address, 0)))
+            .map_err(HandoverError::Local)?;
+        let port = socket.local_addr().map_err(HandoverError::Local)?.port();
+        self.filter.set_handover(port, &handover)?;
+        Ok((
+            Carrier {
+                filter: &self.filter,
+                port,
+                handover,
+                stream: None,
+            },
+            socket,
+        ))
+    }
+
+    /// Sends the request and waits until the target's server has all of it.
+    async fn complete(
+        &self,
+        mut connection: Undecided,
+        mut carrier: Carrier<'_>,
+    ) -> Result<(), HandoverError> {
+        let drained = connection.drain();
+        let Undecided {
+            socket,
+            request,
+            half_closed,
+            ..
+        } = connection;
+        // Whatever happens now, the inspector's socket must not speak to the client again.
+        let silent = socket::close_silently(OwnedFd::from(socket));
+        if drained.is_err() {
+            // The target has seen the client's reset, too.
+            carrier.abort();
+            return Err(HandoverError::ClientGone);
+        }
+        silent.map_err(HandoverError::Local)?;
+        let end = request.len() as u32 + u32::from(half_closed);
+        carrier.set_request_len(end)?;
+        let deadline = Instant::now() + COMPLETION;
+        let outcome = timeout_at(deadline, carrier.send(&request, half_closed)).await;
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(HandoverError::ResetByTarget),
+            Err(_) => {
+                carrier.abort();
+                Err(HandoverError::Incomplete(COMPLETION))
+            }
+        }
+    }
+
+    /// Resets a client's connection that has not been handed over.
+    pub fn reset(&self, connection: Undecided) {
+        let key = ConnKey {
+            flow: connection.flow,
+            role: role::INSPECTING,
+        };
+        let entry = self.filter.connection(&key).ok().flatten();
+        if let Some(mut entry) = entry
+            && entry.state == state::FROZEN
+        {
+            // A target answered, but too late. Without this the reset would not leave the node.
+            entry.state = state::INSPECT;
+            let _ = self.filter.replace_connection(&key, &entry);
+        }
+        let _ = connection.socket.set_linger(Some(Duration::ZERO));
+        drop(connection);
+        if let Some(entry) = entry {
+            let mut record = [SweepRecord {
+                key,
+                client_isn: entry.client_isn,
+                value: sweep::DELETE_ALWAYS,
+            }];
+            // Otherwise the next sweep finds it.
+            let _ = self.filter.sweep(&mut record);
+        }
+    }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A handover connection. The filter forgets it when it is dropped.
+struct Carrier<'a> {
+    filter: &'a Filter,
+    port: u16,
+    handover: Handover,
+    stream: Option<TcpStream>,
+}
+
+impl Carrier<'_> {
+    fn set_request_len(&mut self, len: u32) -> Result<(), FilterError> {
+        self.handover.flags |= flag::REQUEST_END;
+        self.handover.request_len = len;
+        self.filter.set_handover(self.port, &self.handover)
+    }
+
+    /// Sends the request, and the client's FIN with it; returns at the target's FIN.
+    async fn send(&mut self, request: &[u8], half_closed: bool) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        stream.write_all(request).await?;
+        if half_closed {
+            stream.shutdown().await?;
+        }
+        let mut nothing = [0; 1];
+        match stream.read(&mut nothing).await? {
+            0 => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        if let Some(stream) = self.stream.take() {
+            socket::close_silently(OwnedFd::from(stream.into_std()?))?;
+        }
+        Ok(())
+    }
+
+    /// Resets the connection, and with it what the target has of the client's.
+    fn abort(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Drop for Carrier<'_> {
+    fn drop(&mut self) {
+        // A reset or FIN of the socket needs the filter's entry: the socket goes first.
+        drop(self.stream.take());
+        self.filter.remove_handover(self.port);
+    }
+}

@@ -1,0 +1,69 @@
+//! The few socket operations that no safe library offers.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Closes a TCP connection without a FIN or reset, and without leaving anything behind: the kernel
+/// forgets a socket in repair mode (TCP_REPAIR, `tcp(7)`). Needs CAP_NET_ADMIN.
+///
+/// # Errors
+///
+/// When the socket can't be put into repair mode; it is closed in the ordinary way then.
+pub fn close_silently(socket: impl Into<OwnedFd>) -> io::Result<()> {
+    let socket = socket.into();
+    set_int(&socket, libc::TCP_REPAIR, 1)
+}
+
+/// Lets a listener hand out a connection only when its first data is there (TCP_DEFER_ACCEPT).
+///
+/// # Errors
+///
+/// When the socket is no TCP socket.
+pub fn defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<()> {
+    let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
+    set_int(listener, libc::TCP_DEFER_ACCEPT, seconds)
+}
+
+fn set_int(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the value is an int of the length given.
+    let r = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether an interface is there and up (IFF_UP); `false` when it can't be asked.
+#[must_use]
+pub fn interface_is_up(name: &str) -> bool {
+    let Ok(socket) = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None) else {
+        return false;
+    };
+    // SAFETY: all-zero is a valid request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte less than the room there is: the name ends with a zero.
+    if name.len() >= request.ifr_name.len() {
+        return false;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the descriptor is open and the request is as the kernel wants it.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    if r != 0 {
+        return false;
+    }
+    // SAFETY: SIOCGIFFLAGS has filled the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    libc::c_int::from(flags) & libc::IFF_UP != 0
+}

@@ -1,0 +1,430 @@
+//! The inspector at work: accepting connections, reading requests, deciding, handing over (DTS §2.1).
+//!
+//! A worker is a thread with an event loop of its own. With several workers, each has its own listening
+//! socket of every service, and the kernel spreads connections over them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dts_core::addr::{Addr, FlowKey};
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, interval, sleep, timeout_at};
+
+use crate::config::Fate;
+use crate::current::{Current, InspectedService};
+use crate::handover::{Destination, Handovers, Read, Undecided};
+use crate::inspect::{ConnectionInfo, Decision, Inspector, Reason, TargetChoice};
+use crate::kernel::host::clock::monotonic_ns;
+use crate::kernel::socket::defer_accept;
+use crate::placement::NodeIndex;
+
+/// The listening sockets' queue of connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+/// How long the kernel keeps a connection to itself that sends nothing.
+const DEFER: Duration = Duration::from_secs(1);
+
+/// How often a worker shows that its loop turns.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// How long to wait before trying again to listen or to accept, when the system refuses.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Why a worker could not start.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The listening socket could not be made.
+    #[error("cannot listen for service {service} on its inspector's port {address}")]
+    Listen {
+        /// The service.
+        service: String,
+        /// The VIP and the inspector's port.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread or its event loop could not be made.
+    #[error("cannot start an inspector thread")]
+    Thread(#[source] io::Error),
+}
+
+/// When each worker's event loop last turned.
+#[derive(Clone, Debug)]
+pub struct Heartbeats(Arc<[AtomicU64]>);
+
+impl Heartbeats {
+    /// Those of so many workers, all alive now.
+    #[must_use]
+    pub fn new(workers: u16) -> Self {
+        Self(
+            (0..workers)
+                .map(|_| AtomicU64::new(monotonic_ns()))
+                .collect(),
+        )
+    }
+
+    /// One worker's.
+    #[must_use]
+    pub fn of(&self, number: u16) -> Heartbeat {
+        Heartbeat {
+            all: self.clone(),
+            number,
+        }
+    }
+
+    /// Whether every worker's loop has turned within the last `time`.
+    #[must_use]
+    pub fn all_within(&self, time: Duration) -> bool {
+        let now = monotonic_ns();
+        self.0.iter().all(|beat| {
+            Duration::from_nanos(now.saturating_sub(beat.load(Ordering::Relaxed))) <= time
+        })
+    }
+}
+
+/// One worker's heartbeat.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    all: Heartbeats,
+    number: u16,
+}
+
+impl Heartbeat {
+    async fn go_on(self) {
+        let mut ticks = interval(BEAT);
+        loop {
+            ticks.tick().await;
+            if let Some(beat) = self.all.0.get(usize::from(self.number)) {
+                beat.store(monotonic_ns(), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Starts a worker that follows `current` until the daemon ends.
+///
+/// # Errors
+///
+/// When the thread can't be made.
+pub fn start(
+    heartbeat: Heartbeat,
+    current: watch::Receiver<Arc<Current>>,
+    handovers: Arc<Handovers>,
+) -> Result<(), WorkerError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(WorkerError::Thread)?;
+    thread::Builder::new()
+        .name(format!("inspector-{}", heartbeat.number))
+        .spawn(move || {
+            LocalSet::new().block_on(&runtime, async {
+                tokio::join!(follow(current, handovers), heartbeat.go_on())
+            })
+        })
+        .map_err(WorkerError::Thread)?;
+    Ok(())
+}
+
+/// Checks that every inspected service of a configuration can be listened for.
+///
+/// # Errors
+///
+/// With the first that can't be.
+pub fn check(current: &Current) -> Result<(), WorkerError> {
+    for service in &current.inspected {
+        listen(service).map_err(|source| WorkerError::Listen {
+            service: service.service.name.clone(),
+            address: address(service),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn address(service: &InspectedService) -> SocketAddr {
+    SocketAddr::new(service.service.vip, service.inspector_port)
+}
+
+/// Keeps one listener for each inspected service of the configuration in use.
+async fn follow(mut current: watch::Receiver<Arc<Current>>, handovers: Arc<Handovers>) {
+    let mut listeners: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    loop {
+        let wanted: Vec<_> = current
+            .borrow_and_update()
+            .inspected
+            .iter()
+            .map(|s| address(s))
+            .collect();
+        listeners.retain(|address, task| {
+            let keep = wanted.contains(address);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for address in wanted {
+            listeners.entry(address).or_insert_with(|| {
+                spawn_local(accept_all(address, current.clone(), Arc::clone(&handovers)))
+            });
+        }
+        if current.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn listen(service: &InspectedService) -> io::Result<Socket> {
+    let domain = match service.service.vip {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    };
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address(service).into())?;
+    defer_accept(&socket, DEFER)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+async fn accept_all(
+    address: SocketAddr,
+    current: watch::Receiver<Arc<Current>>,
+    handovers: Arc<Handovers>,
+) {
+    loop {
+        let service = {
+            let current = current.borrow();
+            current.inspected_at(address.ip(), address.port()).cloned()
+        };
+        let Some(service) = service else { return };
+        let listener =
+            listen(&service).and_then(|s| AsyncFd::register_with_interest(s, Interest::READABLE));
+        match listener {
+            Ok(listener) => accept_from(&listener, address, &current, &handovers).await,
+            Err(error) => {
+                tracing::error!(
+                    "cannot listen on {address} for {}: {error}",
+                    service.service.name
+                );
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Accepts until the service is gone or the listener fails.
+async fn accept_from(
+    listener: &AsyncFd<Socket>,
+    address: SocketAddr,
+    current: &watch::Receiver<Arc<Current>>,
+    handovers: &Arc<Handovers>,
+) {
+    loop {
+        let Ok(mut ready) = listener.readable().await else {
+            return;
+        };
+        loop {
+            let accepted = match listener.get_ref().accept() {
+                Ok(accepted) => accepted,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    tracing::warn!("cannot accept on {address}: {error}");
+                    sleep(PAUSE).await;
+                    break;
+                }
+            };
+            let current = Arc::clone(&current.borrow());
+            let Some(service) = current.inspected_at(address.ip(), address.port()) else {
+                return;
+            };
+            let service = Arc::clone(service);
+            service.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            let (socket, remote) = accepted;
+            let Some(remote) = remote.as_socket() else {
+                continue;
+            };
+            let visit = Visit {
+                current,
+                service,
+                handovers: Arc::clone(handovers),
+                remote,
+            };
+            spawn_local(visit.run(socket));
+        }
+    }
+}
+
+/// One connection at the inspector.
+struct Visit {
+    current: Arc<Current>,
+    service: Arc<InspectedService>,
+    handovers: Arc<Handovers>,
+    remote: SocketAddr,
+}
+
+impl Visit {
+    async fn run(self, socket: Socket) {
+        let (vip, port) = (self.service.service.vip, self.service.service.port);
+        let flow = FlowKey {
+            remote: Addr::from(self.remote.ip()),
+            local: Addr::from(vip),
+            remote_port: self.remote.port(),
+            local_port: port,
+        };
+        let Ok(mut connection) = Undecided::new(socket, flow) else {
+            return;
+        };
+        let info = ConnectionInfo {
+            remote: self.remote,
+            local: SocketAddr::new(vip, port),
+        };
+        let decision = self.decide(&mut connection, &info).await;
+        match decision {
+            Some(Decision::Handover(choice)) => {
+                self.service
+                    .counters
+                    .decided
+                    .fetch_add(1, Ordering::Relaxed);
+                self.hand_over(connection, &choice).await;
+            }
+            Some(Decision::Reject(reason)) => {
+                tracing::debug!(remote = %self.remote, %reason, "resetting a connection");
+                self.reject(connection);
+            }
+            Some(Decision::NeedMore) | None => {
+                self.service
+                    .counters
+                    .abandoned
+                    .fetch_add(1, Ordering::Relaxed);
+                self.handovers.reset(connection);
+            }
+        }
+    }
+
+    /// Reads until the inspector decides, or the service's limits do; `None` when the client left.
+    async fn decide(&self, connection: &mut Undecided, info: &ConnectionInfo) -> Option<Decision> {
+        let service = &self.service.service;
+        let deadline = Instant::now() + service.undecided_time;
+        let mut waiting = None;
+        loop {
+            let read = connection.read(service.undecided_bytes).ok()?;
+            if read == Read::More || !connection.request().is_empty() {
+                match self.service.inspector.inspect(info, connection.request()) {
+                    Decision::NeedMore => {}
+                    decision => return Some(decision),
+                }
+            }
+            let full = connection.request().len() >= service.undecided_bytes;
+            let late = Instant::now() >= deadline;
+            if full || late || read == Read::End {
+                if connection.request().is_empty() {
+                    // Nothing to hand over, and nobody to answer.
+                    return None;
+                }
+                self.service
+                    .counters
+                    .overdue
+                    .fetch_add(1, Ordering::Relaxed);
+                let reason = if full {
+                    Reason::TooLong
+                } else {
+                    Reason::TooSlow
+                };
+                return Some(self.service.inspector.overdue(reason));
+            }
+            // Only a connection whose request comes in parts is waited for: most don't get here.
+            let readable = match waiting.take() {
+                Some(readable) => readable,
+                None => {
+                    let duplicate = connection.socket().try_clone().ok()?;
+                    AsyncFd::register_with_interest(duplicate, Interest::READABLE).ok()?
+                }
+            };
+            if let Ok(ready) = timeout_at(deadline, readable.readable()).await {
+                ready.ok()?.clear_ready();
+            }
+            waiting = Some(readable);
+        }
+    }
+
+    /// Hands the connection over, to the default target where the chosen one is gone and the service
+    /// says so.
+    async fn hand_over(&self, connection: Undecided, choice: &TargetChoice) {
+        let Some((first, destination)) = self.destination(choice) else {
+            return self.fall_back(connection, None).await;
+        };
+        match self
+            .handovers
+            .request_handover(connection, destination)
+            .await
+        {
+            Ok(()) => {}
+            Err((error, None)) => {
+                tracing::debug!(remote = %self.remote, %error, "a handover failed");
+            }
+            Err((error, Some(connection))) => {
+                tracing::debug!(remote = %self.remote, %error, "a handover found no server");
+                self.fall_back(connection, Some(first)).await;
+            }
+        }
+    }
+
+    async fn fall_back(&self, connection: Undecided, failed: Option<NodeIndex>) {
+        let choice = self.service.inspector.default_choice();
+        let second = match self.service.service.on_unreachable {
+            Fate::Default => self
+                .destination(&choice)
+                .filter(|(node, _)| Some(*node) != failed),
+            Fate::Reset => None,
+        };
+        let Some((_, destination)) = second else {
+            return self.reject(connection);
+        };
+        if let Err((error, connection)) = self
+            .handovers
+            .request_handover(connection, destination)
+            .await
+        {
+            tracing::debug!(remote = %self.remote, %error, "the default target failed, too");
+            if let Some(connection) = connection {
+                self.reject(connection);
+            }
+        }
+    }
+
+    fn reject(&self, connection: Undecided) {
+        self.service
+            .counters
+            .rejected
+            .fetch_add(1, Ordering::Relaxed);
+        self.handovers.reset(connection);
+    }
+
+    fn destination(&self, choice: &TargetChoice) -> Option<(NodeIndex, Destination)> {
+        let (index, member) = self.current.placement.resolve(choice)?;
+        let destination = match member.address {
+            _ if index == self.current.node() => Destination::Own,
+            IpAddr::V4(address) => Destination::Node(address),
+            // The configuration refuses these.
+            IpAddr::V6(_) => return None,
+        };
+        Some((index, destination))
+    }
+}
