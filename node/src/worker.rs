@@ -14,10 +14,9 @@ use std::time::Duration;
 use dts_core::addr::{Addr, FlowKey};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
@@ -26,7 +25,7 @@ use crate::current::{Current, InspectedService};
 use crate::handover::{Destination, Handovers, Read, Undecided};
 use crate::inspect::{ConnectionInfo, Decision, Inspector, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
-use crate::kernel::socket::defer_accept;
+use crate::kernel::socket::{defer_accept, watch};
 use crate::placement::NodeIndex;
 
 /// The listening sockets' queue of connections that wait to be accepted.
@@ -119,7 +118,7 @@ impl Heartbeat {
 /// When the thread can't be made.
 pub fn start(
     heartbeat: Heartbeat,
-    current: watch::Receiver<Arc<Current>>,
+    current: Receiver<Arc<Current>>,
     handovers: Arc<Handovers>,
 ) -> Result<(), WorkerError> {
     let runtime = Builder::new_current_thread()
@@ -158,7 +157,7 @@ fn address(service: &InspectedService) -> SocketAddr {
 }
 
 /// Keeps one listener for each inspected service of the configuration in use.
-async fn follow(mut current: watch::Receiver<Arc<Current>>, handovers: Arc<Handovers>) {
+async fn follow(mut current: Receiver<Arc<Current>>, handovers: Arc<Handovers>) {
     let mut listeners: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
     loop {
         let wanted: Vec<_> = current
@@ -201,7 +200,7 @@ fn listen(service: &InspectedService) -> io::Result<Socket> {
 
 async fn accept_all(
     address: SocketAddr,
-    current: watch::Receiver<Arc<Current>>,
+    current: Receiver<Arc<Current>>,
     handovers: Arc<Handovers>,
 ) {
     loop {
@@ -210,8 +209,7 @@ async fn accept_all(
             current.inspected_at(address.ip(), address.port()).cloned()
         };
         let Some(service) = service else { return };
-        let listener =
-            listen(&service).and_then(|s| AsyncFd::register_with_interest(s, Interest::READABLE));
+        let listener = listen(&service).and_then(watch);
         match listener {
             Ok(listener) => accept_from(&listener, address, &current, &handovers).await,
             Err(error) => {
@@ -229,7 +227,7 @@ async fn accept_all(
 async fn accept_from(
     listener: &AsyncFd<Socket>,
     address: SocketAddr,
-    current: &watch::Receiver<Arc<Current>>,
+    current: &Receiver<Arc<Current>>,
     handovers: &Arc<Handovers>,
 ) {
     loop {
@@ -354,7 +352,7 @@ impl Visit {
                 Some(readable) => readable,
                 None => {
                     let duplicate = connection.socket().try_clone().ok()?;
-                    AsyncFd::register_with_interest(duplicate, Interest::READABLE).ok()?
+                    watch(duplicate).ok()?
                 }
             };
             if let Ok(ready) = timeout_at(deadline, readable.readable()).await {

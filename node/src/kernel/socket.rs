@@ -4,6 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 /// Closes a TCP connection without a FIN or reset, and without leaving anything behind: the kernel
 /// forgets a socket in repair mode (TCP_REPAIR, `tcp(7)`). Needs CAP_NET_ADMIN.
 ///
@@ -66,4 +69,15 @@ pub fn interface_is_up(name: &str) -> bool {
     // SAFETY: SIOCGIFFLAGS has filled the flags.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     libc::c_int::from(flags) & libc::IFF_UP != 0
+}
+
+/// Registers a socket with the event loop, to wait until it can be read from.
+///
+/// # Errors
+///
+/// When the system's event queue refuses it.
+pub fn watch(socket: socket2::Socket) -> io::Result<AsyncFd<socket2::Socket>> {
+    // SAFETY: the socket owns its descriptor, returns the same one always, and keeps it open until it is
+    // dropped, which the registration outlives not: `AsyncFd` owns both.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
