@@ -376,7 +376,10 @@ pub fn rewrite(skb: Skb, l4: u32, tcp: &Tcp, scratch: Option<&mut Scratch>) -> R
     let mut new = tcp.old;
     tcp.header.emit(&mut new);
     let mut diff = csum_diff(&tcp.old, &new);
-    if let Some(s) = scratch {
+    // Without options the room holds another segment's.
+    if let Some(s) = scratch
+        && s.scan.len != 0
+    {
         diff = options_diff(s, diff);
         write_options(skb, l4, s)?;
     }
