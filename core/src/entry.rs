@@ -68,6 +68,8 @@ pub mod flag {
     pub const SELF: u32 = 1 << 10;
     /// Processing: the inspecting node has been told that the flow is over.
     pub const ENDED: u32 = 1 << 11;
+    /// Processing: the client scales its window, but the server's kernel does not scale windows.
+    pub const UNSCALED: u32 = 1 << 12;
 }
 
 /// One connection, seen from one [`role`]. Value of the map `CONNECTIONS`.

@@ -6,7 +6,7 @@ use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
 use crate::seq::Seq;
 use crate::verdict::DropReason;
 
-use super::shift::{OptionShift, rescale};
+use super::shift::{OptionShift, rescale, window_to_server};
 
 /// What becomes of a segment that the inspecting node's own kernel sends on a handover connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,6 +161,7 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
     if header.flags & ACK != 0 {
         header.ack = header.ack.minus(entry.seq_delta);
     }
+    header.window = window_to_server(entry, header.window);
     Incoming::ToServer
 }
 

@@ -342,6 +342,9 @@ fn answered(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
     entry.seq_delta = entry.server_isn.since(header.seq);
     if entry.has(AGREED_SCALE) {
         entry.own_scale = (options.scale & 0x0f) as u8;
+        if options.scale & SCALE_PRESENT == 0 {
+            entry.flags |= flag::UNSCALED;
+        }
     }
     if let Some((value, echo)) = options.timestamp_pair() {
         if first {

@@ -6,7 +6,7 @@
 //! clock that never goes back (RFC 7323 §5.4), and the window field is moved from the scale that the
 //! server announced to the scale that the client was told.
 
-use crate::entry::ConnEntry;
+use crate::entry::{ConnEntry, flag};
 use crate::segment::{ACK, OptionScan, TcpHeader, read32, write32};
 
 /// What to do to a segment's timestamps and SACK blocks.
@@ -66,9 +66,19 @@ impl OptionShift {
     }
 }
 
+/// A window field of the client's as the processing server takes it.
+///
+/// Where the server's kernel does not scale windows, it takes the field as bytes.
+#[inline(always)]
+#[must_use]
+pub const fn window_to_server(entry: &ConnEntry, window: u16) -> u16 {
+    if entry.has(flag::UNSCALED) { rescale(window, entry.client_scale, 0) } else { window }
+}
+
 /// Client to server: the acknowledgment, SACK blocks and timestamp echo become the server's.
 #[inline(always)]
 pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
+    header.window = window_to_server(entry, header.window);
     if header.flags & ACK != 0 {
         header.ack = header.ack.minus(entry.seq_delta);
     }
