@@ -182,7 +182,7 @@ impl Skb {
 /// The difference that replacing `from` by `to` makes to a checksum.
 #[inline(always)]
 fn csum_diff<const A: usize, const B: usize>(from: &[u8; A], to: &[u8; B]) -> i64 {
-    const { assert!(A % 4 == 0 && B % 4 == 0) };
+    const { assert!(A.is_multiple_of(4) && B.is_multiple_of(4)) };
     // SAFETY: the helper reads A and B bytes, which are there; it needs no alignment beyond the
     // stack's.
     unsafe {
