@@ -8,6 +8,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dts_node::admin::{ConnectionFilter, Lookup, Role, State};
 use dts_node::config::DEFAULT_PATH;
+use dts_node::kernel::AttachMode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::demo::DemoArgs;
@@ -105,6 +106,10 @@ pub(crate) struct NodeArgs {
     /// What to log, to standard error: a level, or levels by module as in `warn,dts_node=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: LogFilter,
+    /// How to attach the packet filter: `tcx` (Linux 6.6) or `clsact`. By default the better one that
+    /// this kernel has.
+    #[arg(long, value_name = "WAY")]
+    pub(crate) attach: Option<AttachMode>,
 }
 
 /// Which daemon is asked, and how its answer is shown.

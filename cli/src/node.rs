@@ -22,7 +22,11 @@ pub(crate) fn run(args: NodeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(daemon::run(args.config.config, daemon::Options::default()))?;
+    let options = daemon::Options {
+        attach: args.attach,
+        ..daemon::Options::default()
+    };
+    runtime.block_on(daemon::run(args.config.config, options))?;
     Ok(())
 }
 

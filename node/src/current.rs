@@ -2,6 +2,7 @@
 //!
 //! A reload makes a new one; whoever holds the old one finishes with it.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -11,6 +12,7 @@ use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
 use dts_core::ring::RingHashSpec;
 
 use crate::config::{Config, Mode, Service};
+use crate::inspect::Inspector;
 use crate::inspect::http::HttpInspector;
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
 
@@ -32,8 +34,10 @@ pub struct InspectedService {
     pub service: Service,
     /// The inspector's port.
     pub inspector_port: u16,
-    /// What decides.
-    pub inspector: HttpInspector,
+    /// What decides: the service's rules, or a program's own inspector.
+    pub inspector: Arc<dyn Inspector>,
+    /// The service's rules. They say what becomes of a connection that `inspector` leaves undecided.
+    pub rules: Arc<HttpInspector>,
     /// What became of its connections.
     pub counters: InspectorCounters,
 }
@@ -53,21 +57,36 @@ pub struct InspectorCounters {
     pub abandoned: AtomicU64,
 }
 
+/// A program's own inspectors, by service name: they decide in place of the service's rules.
+pub type Inspectors = HashMap<String, Arc<dyn Inspector>>;
+
 impl Current {
-    /// Puts a configuration into use, as epoch `epoch` of the ring; `hash` is the ring's.
+    /// Puts a configuration into use, as epoch `epoch` of the ring; `hash` is the ring's,
+    /// `own` has the program's inspectors.
     ///
     /// # Errors
     ///
     /// When the ring would have too many points, which a checked configuration doesn't.
-    pub fn new(config: Config, hash: RingHashSpec, epoch: u64) -> Result<Self, TooManyPoints> {
+    pub fn new(
+        config: Config,
+        hash: RingHashSpec,
+        epoch: u64,
+        own: &Inspectors,
+    ) -> Result<Self, TooManyPoints> {
         let inspected = config
             .services
             .iter()
             .filter(|service| service.mode == Mode::L7)
             .filter_map(|service| {
+                let rules = Arc::new(HttpInspector::new(service, hash));
+                let inspector = match own.get(&service.name) {
+                    Some(inspector) => Arc::clone(inspector),
+                    None => Arc::clone(&rules) as _,
+                };
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,
-                    inspector: HttpInspector::new(service, hash),
+                    inspector,
+                    rules,
                     counters: InspectorCounters::default(),
                     service: service.clone(),
                 }))

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::{interval, sleep};
 
 use crate::admin::{self, Claim, ClaimError};
-use crate::config::{Config, ConfigError, Diagnostic, Secret, SecretError};
-use crate::current::Current;
+use crate::config::{Config, ConfigError, Diagnostic, Mode, Secret, SecretError};
+use crate::current::{Current, Inspectors};
 use crate::handover::Handovers;
 use crate::housekeeping::Housekeeper;
 use crate::kernel::filter::pin_path;
@@ -81,6 +81,9 @@ pub enum DaemonError {
     /// An address is not of the family that this version handles.
     #[error("{0} is an IPv6 address, which this version does not handle")]
     Family(IpAddr),
+    /// A program's own inspector is for a service that is not configured, or not inspected.
+    #[error("there is an inspector for service {0:?}, but no service of that name in mode l7")]
+    UnknownService(String),
     /// A reload would change what only a restart can change.
     #[error("{0} cannot change while the daemon runs: restart it")]
     NeedsRestart(&'static str),
@@ -94,17 +97,20 @@ pub enum DaemonError {
     },
 }
 
-/// What the command line may say beyond the configuration.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a program may say beyond the configuration.
+#[derive(Clone, Default)]
 pub struct Options {
-    /// How to attach the programs; by default the better way that the kernel has.
+    /// How to attach the filter; by default the better way that the kernel has.
     pub attach: Option<AttachMode>,
+    /// Inspectors of the program's own, by service name.
+    pub inspectors: Inspectors,
 }
 
 /// The running daemon, as the admin interface and the signals see it.
 pub struct Daemon {
     config_path: PathBuf,
     hash: RingHashSpec,
+    inspectors: Inspectors,
     filter: Arc<Filter>,
     attachment: Attachment,
     applied: Mutex<Applied>,
@@ -182,7 +188,7 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
 pub async fn detach(config: &Config) -> Result<(), DaemonError> {
     require_privileges()?;
     let _claim = Claim::take(&config.socket_path())?;
-    let attachment = attachment(config, Options::default());
+    let attachment = attachment(config, None);
     Filter::detach(&attachment, &pins(config))?;
     Host::restore(&state_path(config)).await?;
     Ok(())
@@ -196,11 +202,11 @@ fn state_path(config: &Config) -> PathBuf {
     config.socket_path().with_extension("state.json")
 }
 
-fn attachment(config: &Config, options: Options) -> Attachment {
+fn attachment(config: &Config, mode: Option<AttachMode>) -> Attachment {
     Attachment {
         front: config.node.front.clone(),
         back: config.node.back.clone(),
-        mode: options.attach.unwrap_or_else(AttachMode::detect),
+        mode: mode.unwrap_or_else(AttachMode::detect),
     }
 }
 
@@ -222,11 +228,14 @@ impl Daemon {
     ) -> Result<Self, DaemonError> {
         prepare_bpf(&config.node.pin_dir)?;
         let hash = RingHashSpec::from(secret.ring_hash(config.ring.hash));
-        let attachment = attachment(&config, options);
+        let attachment = attachment(&config, options.attach);
         let filter = Arc::new(Filter::load(&pins(&config), config.node.connections)?);
         // An earlier daemon's lease is not this one's.
         filter.set_lease(Duration::ZERO)?;
-        let current = Current::new(config, hash, filter.ring_epoch()? + 1)?;
+        if let Some(unknown) = unknown_service(&config, &options.inspectors) {
+            return Err(DaemonError::UnknownService(unknown.to_owned()));
+        }
+        let current = Current::new(config, hash, filter.ring_epoch()? + 1, &options.inspectors)?;
         let applied = apply_host(&current).await?;
         tell_filter(&filter, &current, &applied, secret.derive("handover tag"))?;
         filter.attach(&attachment)?;
@@ -242,6 +251,7 @@ impl Daemon {
         Ok(Self {
             config_path,
             hash,
+            inspectors: options.inspectors,
             filter,
             attachment,
             applied: Mutex::new(applied),
@@ -317,7 +327,7 @@ impl Daemon {
         let old = self.current();
         refuse_restart(&old.config, &config)?;
         let epoch = self.filter.ring_epoch()? + 1;
-        let new = Current::new(config, self.hash, epoch)?;
+        let new = Current::new(config, self.hash, epoch, &self.inspectors)?;
         let changes = source::changes(&old.config, &new.config);
 
         let applied = self.runtime.block_on(apply_host(&new))?;
@@ -334,6 +344,19 @@ impl Daemon {
         self.current.send_replace(Arc::new(new));
         Ok(report)
     }
+}
+
+fn unknown_service<'a>(config: &Config, inspectors: &'a Inspectors) -> Option<&'a str> {
+    let inspected = |name: &str| {
+        config
+            .services
+            .iter()
+            .any(|s| s.name == name && s.mode == Mode::L7)
+    };
+    inspectors
+        .keys()
+        .map(String::as_str)
+        .find(|name| !inspected(name))
 }
 
 /// What a running daemon can't change: its identity, its interfaces, its keys and tables.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, interval, sleep, timeout_at};
 use crate::config::Fate;
 use crate::current::{Current, InspectedService};
 use crate::handover::{Destination, Handovers, Read, Undecided};
-use crate::inspect::{ConnectionInfo, Decision, Inspector, Reason, TargetChoice};
+use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{defer_accept, watch};
 use crate::placement::NodeIndex;
@@ -345,7 +345,7 @@ impl Visit {
                 } else {
                     Reason::TooSlow
                 };
-                return Some(self.service.inspector.overdue(reason));
+                return Some(self.service.rules.overdue(reason));
             }
             // Only a connection whose request comes in parts is waited for: most don't get here.
             let readable = match waiting.take() {
@@ -385,7 +385,7 @@ impl Visit {
     }
 
     async fn fall_back(&self, connection: Undecided, failed: Option<NodeIndex>) {
-        let choice = self.service.inspector.default_choice();
+        let choice = self.service.rules.default_choice();
         let second = match self.service.service.on_unreachable {
             Fate::Default => self
                 .destination(&choice)

@@ -52,6 +52,17 @@ impl AttachMode {
     }
 }
 
+impl std::str::FromStr for AttachMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Tcx, Self::Clsact]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| format!("{name:?} is neither `tcx` nor `clsact`"))
+    }
+}
+
 /// Where the programs go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attachment {

@@ -502,15 +502,33 @@ impl Filter {
     ///
     /// When there is no such program, or the kernel can't run it on such a frame.
     pub fn run(&self, program: &'static str, frame: &[u8]) -> Result<(i32, Vec<u8>), FilterError> {
+        self.run_marked(program, 0, frame)
+    }
+
+    /// Runs a program on a frame that carries `mark`, as [`run`](Self::run) does.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such program, or the kernel can't run it on such a frame.
+    pub fn run_marked(
+        &self,
+        program: &'static str,
+        mark: u32,
+        frame: &[u8],
+    ) -> Result<(i32, Vec<u8>), FilterError> {
         let ebpf = lock(&self.ebpf);
         let program: &SchedClassifier = ebpf
             .program(program)
             .ok_or(FilterError::Object { what: program })?
             .try_into()?;
         let mut out = vec![0u8; frame.len() + 256];
+        // The first fields of `struct __sk_buff`: len, pkt_type, mark. The kernel takes a shorter one.
+        let mut context = [0u8; 12];
+        context[8..].copy_from_slice(&mark.to_ne_bytes());
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
         let result = program.test_run(options)?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value as i32, out))

@@ -1,0 +1,17 @@
+//! The packet filter's programs, run as functions on frames (BPF_PROG_TEST_RUN). Needs root.
+//!
+//! | Module | What |
+//! |---|---|
+//! | `ring` | kernel and user space agree on whose a flow is |
+//! | `random` | a million random and mutated frames: results, counters, checksums, table growth |
+//! | `table` | one row per verdict: frame in, counter that grew, frame out |
+//! | `bench` | a node of its own: a network namespace, the loaded filter, its settings |
+//! | `frame` | frames made, and their checksums verified, by code that the filter does not have |
+//!
+//! Nothing is attached to an interface: every packet that a program sees is a test's.
+
+mod bench;
+mod frame;
+mod random;
+mod ring;
+mod table;

@@ -1,0 +1,274 @@
+//! One row per verdict, at least: what the node has, the frame that comes, the counter that grows, the
+//! frame that goes on. Expected frames are written from the headers' definitions, checksums included,
+//! and compared byte by byte.
+
+mod back;
+mod front;
+mod sockets;
+
+use std::collections::HashSet;
+
+use dts_core::addr::FlowKey;
+use dts_core::entry::{ConnEntry, Handover, flag, state};
+use dts_core::seq::Seq;
+use dts_core::verdict::{Action, COUNTERS, DropReason, Verdict};
+
+use crate::bench::{Bench, PEER, REDIRECT, SHOT, UNSPEC, W, WEB, X, Y, flow};
+use crate::frame::{Sums, Tcp, checksums};
+
+/// What has become of the frame.
+enum Out {
+    /// It was dropped: nobody will look at it.
+    Dropped,
+    /// It is as it was.
+    Same,
+    /// It is this one.
+    Frame(Vec<u8>),
+    /// It passes a test of its own, because there is a time in it.
+    Passes(fn(&[u8])),
+}
+
+/// One case.
+struct Row {
+    name: &'static str,
+    given: fn(&Bench),
+    program: &'static str,
+    mark: u32,
+    frame: Vec<u8>,
+    verdict: Verdict,
+    code: i32,
+    out: Out,
+    then: fn(&Bench),
+}
+
+impl Row {
+    /// A frame that is dropped.
+    fn drop(
+        name: &'static str,
+        program: &'static str,
+        frame: Vec<u8>,
+        given: fn(&Bench),
+        reason: DropReason,
+    ) -> Self {
+        Self {
+            name,
+            given,
+            program,
+            mark: 0,
+            frame,
+            verdict: Verdict::Drop(reason),
+            code: SHOT,
+            out: Out::Dropped,
+            then: |_| {},
+        }
+    }
+
+    /// A frame that goes on as `out`.
+    fn done(
+        name: &'static str,
+        program: &'static str,
+        frame: Vec<u8>,
+        given: fn(&Bench),
+        (action, out): (Action, Out),
+    ) -> Self {
+        let code = match action {
+            Action::Direct
+            | Action::ResetBoth
+            | Action::ToPeer
+            | Action::HandoverSyn
+            | Action::HandoverIn
+            | Action::Answered
+            | Action::Released
+            | Action::ReleaseIn
+            | Action::ArpReply => REDIRECT,
+            _ => UNSPEC,
+        };
+        Self {
+            verdict: Verdict::Done(action),
+            code,
+            out,
+            ..Self::drop(name, program, frame, given, DropReason::NoRing)
+        }
+    }
+
+    /// What must be so afterwards.
+    fn then(self, then: fn(&Bench)) -> Self {
+        Self { then, ..self }
+    }
+
+    fn check(&self, bench: &Bench) -> Verdict {
+        let Self { name, program, .. } = self;
+        bench.set_up();
+        bench.clear();
+        (self.given)(bench);
+        let before = bench.stats();
+        let ran = bench.filter.run_marked(program, self.mark, &self.frame);
+        let (code, out) = ran.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let verdict = grown(name, &before, &bench.stats());
+        assert_eq!(verdict, self.verdict, "{name}: verdict");
+        assert_eq!(code, self.code, "{name}: code");
+        match &self.out {
+            Out::Dropped => {}
+            Out::Same => same(name, &out, &self.frame),
+            Out::Frame(expected) => same(name, &out, expected),
+            Out::Passes(check) => check(&out),
+        }
+        (self.then)(bench);
+        verdict
+    }
+}
+
+/// The one counter that has grown, by one.
+fn grown(name: &str, before: &[(Verdict, u64)], after: &[(Verdict, u64)]) -> Verdict {
+    let changed: Vec<_> = before
+        .iter()
+        .zip(after)
+        .filter(|((_, old), (_, new))| old != new)
+        .map(|((verdict, old), (_, new))| (*verdict, new - old))
+        .collect();
+    match changed[..] {
+        [(verdict, 1)] => verdict,
+        _ => panic!("{name}: counters that grew: {changed:?}"),
+    }
+}
+
+fn same(name: &str, out: &[u8], expected: &[u8]) {
+    assert_eq!(
+        hex::encode(out),
+        hex::encode(expected),
+        "{name}: the frame that goes on (left) and the one that should"
+    );
+}
+
+#[test]
+fn every_verdict_is_met_and_does_what_it_says() {
+    // Eight entries: a row can fill the table.
+    let bench = Bench::new(8);
+    let mut met = HashSet::new();
+    for row in front::rows().into_iter().chain(back::rows()) {
+        met.insert(row.check(&bench));
+    }
+    met.extend(sockets::check(&bench));
+    let missing: Vec<_> = (0..COUNTERS)
+        .filter_map(Verdict::from_counter)
+        .filter(|verdict| !met.contains(verdict))
+        .collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+/// The flow of most rows.
+fn web() -> FlowKey {
+    flow(40_000, WEB)
+}
+
+/// The peer's port of the flow's handover to this node.
+const PEER_PORT: u16 = 30_001;
+/// This node's port of the flow's handover to the peer.
+const OWN_PORT: u16 = 20_001;
+
+/// y - w.
+const DELTA: u32 = Y.wrapping_sub(W);
+/// The difference of the clocks.
+const TS_DELTA: u32 = 0x7654_3210;
+/// The sequence number after the request: 100 bytes.
+const REQUEST_END: u32 = X.wrapping_add(101);
+
+/// The inspector has the flow.
+fn inspected(bench: &Bench) {
+    bench.inspecting(web(), answered_client);
+}
+
+fn answered_client(e: &mut ConnEntry) {
+    e.flags |= flag::ANSWERED;
+    e.server_isn = Seq(Y);
+    e.server_tsval = 4000;
+    e.announced_scale = 9;
+}
+
+/// The flow is being handed over from here, and the peer has answered.
+fn frozen(bench: &Bench) {
+    bench.inspecting(web(), |e| {
+        answered_client(e);
+        e.state = state::FROZEN;
+        outgoing(e);
+    });
+    handover(bench, 0);
+}
+
+/// The flow is at the peer.
+fn placed(bench: &Bench) {
+    bench.inspecting(web(), |e| {
+        answered_client(e);
+        e.state = state::PLACED;
+        outgoing(e);
+    });
+    handover(bench, 0);
+}
+
+/// Our kernel's handover connection began 1000 before x.
+fn outgoing(e: &mut ConnEntry) {
+    e.peer_port = OWN_PORT;
+    e.seq_delta = 1000;
+    e.ts_delta = 8888;
+}
+
+fn handover(bench: &Bench, flags: u32) {
+    let handover = Handover {
+        flow: web(),
+        target: dts_core::addr::Addr::v4(PEER),
+        flags,
+        request_len: 100,
+    };
+    bench
+        .filter
+        .set_handover(OWN_PORT, &handover)
+        .expect("room");
+}
+
+/// A handover SYN of the flow has come, the server has not answered yet.
+fn begun(bench: &Bench) {
+    bench.processing(web(), PEER_PORT, |_| {});
+}
+
+/// The flow is being handed to this node, whose server has answered.
+fn handing(bench: &Bench) {
+    bench.processing(web(), PEER_PORT, answered_server);
+}
+
+/// The server has the flow for itself.
+fn direct(bench: &Bench) {
+    bench.processing(web(), PEER_PORT, |e| {
+        answered_server(e);
+        e.state = state::DIRECT;
+    });
+}
+
+fn answered_server(e: &mut ConnEntry) {
+    e.flags |= flag::ANSWERED | flag::REQUEST_END;
+    e.seq_delta = DELTA;
+    e.ts_delta = TS_DELTA;
+    e.own_scale = 6;
+    e.request_end = Seq(REQUEST_END);
+}
+
+/// A segment's frame, made sure of its own checksums.
+fn frame(segment: Tcp) -> Vec<u8> {
+    let frame = segment.frame();
+    assert_eq!(checksums(&frame), Sums::Right, "{segment:?}");
+    frame
+}
+
+fn to(action: Action, segment: Tcp) -> (Action, Out) {
+    (action, Out::Frame(frame(segment)))
+}
+
+fn same_as(action: Action) -> (Action, Out) {
+    (action, Out::Same)
+}
+
+/// SACK blocks of the numbers given, aligned by two NOPs.
+fn sack(edges: &[u32]) -> Vec<u8> {
+    let mut b = vec![1, 1, 5, 2 + 4 * edges.len() as u8];
+    b.extend(edges.iter().flat_map(|edge| edge.to_be_bytes()));
+    b
+}
