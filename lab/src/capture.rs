@@ -50,6 +50,8 @@ pub struct Segment {
     pub ack: u32,
     /// The window field, not scaled.
     pub window: u16,
+    /// The urgent pointer; meaningful when the URG flag is set, and in a handover SYN.
+    pub urgent: u16,
     /// The options.
     pub options: TcpOptions,
     /// The payload.
@@ -245,6 +247,7 @@ impl Segment {
             seq: tcp.sequence_number(),
             ack: tcp.acknowledgment_number(),
             window: tcp.window_size(),
+            urgent: tcp.urgent_pointer(),
             options: TcpOptions::parse(tcp.options()),
             payload,
         })

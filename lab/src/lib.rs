@@ -27,6 +27,7 @@ mod error;
 mod guard;
 mod impair;
 mod lab;
+pub mod ladder;
 mod lock;
 mod measure;
 mod netns;
