@@ -141,6 +141,11 @@ impl Attachment {
                 interface: place.interface.to_owned(),
                 error,
             })?;
+            // What an earlier daemon attached in the other way would see each packet, too.
+            match self.mode {
+                AttachMode::Tcx => place.detach_clsact(),
+                AttachMode::Clsact => place.detach_tcx(pins),
+            }
         }
         Ok(())
     }
@@ -148,8 +153,8 @@ impl Attachment {
     /// Takes all programs off, whichever way they are attached. Missing ones are fine.
     pub(super) fn detach(&self, pins: &Path) {
         for place in self.places() {
-            let _ = std::fs::remove_file(link_pin(pins, place.program));
-            let _ = qdisc_detach_program(place.interface, place.direction, place.program);
+            place.detach_tcx(pins);
+            place.detach_clsact();
         }
     }
 }
@@ -159,6 +164,16 @@ fn link_pin(pins: &Path, program: &str) -> PathBuf {
 }
 
 impl Place<'_> {
+    /// Unpins the link, which takes the program off. There may be none.
+    fn detach_tcx(&self, pins: &Path) {
+        let _ = std::fs::remove_file(link_pin(pins, self.program));
+    }
+
+    /// Deletes the filter. There may be none.
+    fn detach_clsact(&self) {
+        let _ = qdisc_detach_program(self.interface, self.direction, self.program);
+    }
+
     fn tcx(&self, program: &mut SchedClassifier, pin: &Path) -> Result<(), AttachError> {
         let id = match PinnedLink::from_pin(pin) {
             Ok(old) => program.attach_to_link(FdLink::from(old).try_into()?)?,
