@@ -36,6 +36,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure something beside its partner: builds `dts`, then runs `dts-bench`.
+    Bench {
+        /// Arguments for `dts-bench`: an experiment's name, and its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run everything that CI runs: checks, unit tests, and the tests on real kernels (as root).
     Test {
         /// Only the tests that need no root and make no network namespaces.
@@ -70,6 +76,28 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             let error = cargo(&root)
                 .args(["run", "--release", "--locked", "--package", "dts", "--"])
                 .arg("demo")
+                .args(args)
+                .exec();
+            Err(error).context("cannot run cargo")
+        }
+        Task::Bench { args } => {
+            setup::setup()?;
+            let built = cargo(&root)
+                .args(["build", "--release", "--locked", "--package", "dts"])
+                .status()
+                .context("cannot run cargo")?;
+            if !built.success() {
+                return Ok(ExitCode::FAILURE);
+            }
+            let error = cargo(&root)
+                .args([
+                    "run",
+                    "--release",
+                    "--locked",
+                    "--package",
+                    "dts-bench",
+                    "--",
+                ])
                 .args(args)
                 .exec();
             Err(error).context("cannot run cargo")

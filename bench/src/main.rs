@@ -1,0 +1,50 @@
+//! Measurements on the lab, each beside its partner in the same run.
+//!
+//! `dts-bench splice` answers two questions about handover by splice, on two nodes with nginx: how many
+//! new connections per second it carries, and how fast bulk downloads are, both beside direct connections
+//! to the same servers. Both sides are measured in turn (A B A B ...), and the ratio is the median of the
+//! pairs' ratios: one machine's speed drifts, a pair's two halves drift together.
+
+mod run;
+mod splice;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "dts-bench",
+    about = "Measurements beside their partners, on the lab (as root)"
+)]
+struct Cli {
+    #[command(subcommand)]
+    experiment: Experiment,
+    /// The `dts` program to measure.
+    #[arg(long, default_value = "target/release/dts", global = true)]
+    dts: PathBuf,
+    /// Where the run's folder is made.
+    #[arg(long, default_value = "bench/runs", global = true)]
+    runs: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// New connections per second and bulk downloads by splice, beside direct connections.
+    Splice(splice::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.experiment {
+        Experiment::Splice(options) => splice::run(options, &cli.dts, &cli.runs),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
