@@ -1,6 +1,6 @@
 //! Answers, as people read them.
 //!
-//! Each function makes a text with ANSI styles in it; [`print`] takes the styles out where they
+//! Each function makes a text with ANSI styles in it; [`print()`] takes the styles out where they
 //! don't belong, as in a file. Nothing is ever shortened to fit a width.
 
 mod connections;
@@ -46,10 +46,12 @@ fn yes_no(yes: bool) -> &'static str {
 }
 
 fn warnings(warnings: &[String]) -> String {
-    warnings
-        .iter()
-        .map(|warning| format!("{}: {warning}\n", styled(WARNING, "warning")))
-        .collect()
+    let line = |warning: &String| match warning.contains(": warning: ") {
+        // One about a place in a file has the word behind the place.
+        true => format!("{warning}\n"),
+        false => format!("{}: {warning}\n", styled(WARNING, "warning")),
+    };
+    warnings.iter().map(line).collect()
 }
 
 /// A duration with one or two units, e.g. `250 ms`, `1.9 s`, `3 min 20 s`, `2 d 4 h`.

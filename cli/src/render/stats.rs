@@ -46,6 +46,9 @@ fn section(
             table.row([name.clone(), grouped(*count)]);
         }
     }
+    if table.is_empty() {
+        table.row(["(none)".to_owned(), "0".to_owned()]);
+    }
     table.render()
 }
 
@@ -80,6 +83,12 @@ mod tests {
         INSPECTOR  COUNT
         accepted       5
         ");
+    }
+
+    #[test]
+    fn nothing_is_said_so() {
+        let text = plain(&stats(&StatsView::new(&[], BTreeMap::new()), false));
+        assert_eq!(text.matches("(none)").count(), 3, "{text}");
     }
 
     #[test]

@@ -25,6 +25,10 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The headings and rows, a line each.
     pub(super) fn render(&self) -> String {
         let headings = self.columns.map(|(heading, _)| heading.to_owned());
