@@ -68,6 +68,9 @@ pub mod flag {
     pub const SELF: u32 = 1 << 10;
     /// Processing: the inspecting node has been told that the flow is over.
     pub const ENDED: u32 = 1 << 11;
+    /// Inspecting: a SYN of another connection came for the placed flow. The daemon asks whether the flow
+    /// is alive still.
+    pub const DOUBTED: u32 = 1 << 13;
     /// Processing: the client scales its window, but the server's kernel does not scale windows.
     pub const UNSCALED: u32 = 1 << 12;
 }

@@ -219,7 +219,9 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
         let flow = &segment.flow;
         let processing = entry(flow, role::PROCESSING);
         let opens = segment.tcp.header.opens();
-        let inspecting = if processing.is_some() && !opens {
+        // While a handover to oneself begins, the flow has both entries.
+        let answered = processing.as_ref().is_some_and(|e| e.has(flag::ANSWERED));
+        let inspecting = if answered && !opens {
             None
         } else {
             entry(flow, role::INSPECTING)

@@ -236,9 +236,10 @@ impl Daemon {
             return Err(DaemonError::UnknownService(unknown.to_owned()));
         }
         let current = Current::new(config, hash, filter.ring_epoch()? + 1, &options.inspectors)?;
-        let applied = apply_host(&current).await?;
-        tell_filter(&filter, &current, &applied, secret.derive("handover tag"))?;
+        let found = Host::find(&host_spec(&current)?).await?;
+        tell_filter(&filter, &current, &found, secret.derive("handover tag"))?;
         filter.attach(&attachment)?;
+        let applied = apply_host(&current).await?;
         worker::check(&current)?;
 
         let node = &current.config.node;
@@ -390,9 +391,9 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), DaemonError> {
     }
 }
 
-async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
+fn host_spec(current: &Current) -> Result<HostSpec, DaemonError> {
     let node = &current.config.node;
-    let spec = HostSpec {
+    Ok(HostSpec {
         front: node.front.clone(),
         back: node.back.clone(),
         address: v4(node.address)?,
@@ -402,8 +403,11 @@ async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
             .into_iter()
             .map(v4)
             .collect::<Result<_, _>>()?,
-    };
-    Ok(Host::apply(&spec, &state_path(&current.config)).await?)
+    })
+}
+
+async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
+    Ok(Host::apply(&host_spec(current)?, &state_path(&current.config)).await?)
 }
 
 fn tell_filter(

@@ -155,7 +155,7 @@ impl Housekeeper {
                     if !own && !members.contains(&entry.peer) {
                         sweep::DELETE_ALWAYS
                     } else {
-                        if idle > SILENT {
+                        if idle > SILENT || entry.has(flag::DOUBTED) {
                             let at = if own {
                                 Addr::from(self.address)
                             } else {

@@ -65,23 +65,22 @@ pub fn ingress_l7(
     facts: &impl Facts,
 ) -> Ingress {
     if header.opens() {
-        return syn_l7(
-            header,
-            options,
-            inspecting.as_deref(),
-            processing.as_deref(),
-            facts,
-        );
+        return syn_l7(header, options, inspecting, processing.as_deref(), facts);
     }
+    let mut early = false;
     if let Some(entry) = processing {
-        if !entry.has(flag::ANSWERED) {
-            return Ingress::Drop(DropReason::TooEarly);
+        if entry.has(flag::ANSWERED) {
+            entry.used_at = now;
+            return Ingress::ToServer;
         }
-        entry.used_at = now;
-        return Ingress::ToServer;
+        early = true;
     }
     let Some(entry) = inspecting else {
-        return Ingress::Drop(DropReason::NotMine);
+        return Ingress::Drop(if early {
+            DropReason::TooEarly
+        } else {
+            DropReason::NotMine
+        });
     };
     entry.used_at = now;
     if entry.state != state::INSPECT {
@@ -98,7 +97,7 @@ pub fn ingress_l7(
 fn syn_l7(
     header: &TcpHeader,
     options: &OptionScan,
-    inspecting: Option<&ConnEntry>,
+    inspecting: Option<&mut ConnEntry>,
     processing: Option<&ConnEntry>,
     facts: &impl Facts,
 ) -> Ingress {
@@ -140,7 +139,10 @@ fn syn_l7(
         state::INSPECT => Ingress::Begin,
         // The other half of a handover to oneself was here, and is over or gone.
         state::PLACED if over || (entry.has(flag::SELF) && processing.is_none()) => Ingress::Begin,
-        _ => Ingress::Drop(DropReason::AliveElsewhere),
+        _ => {
+            entry.flags |= flag::DOUBTED;
+            Ingress::Drop(DropReason::AliveElsewhere)
+        }
     }
 }
 

@@ -72,7 +72,11 @@ impl OptionShift {
 #[inline(always)]
 #[must_use]
 pub const fn window_to_server(entry: &ConnEntry, window: u16) -> u16 {
-    if entry.has(flag::UNSCALED) { rescale(window, entry.client_scale, 0) } else { window }
+    if entry.has(flag::UNSCALED) {
+        rescale(window, entry.client_scale, 0)
+    } else {
+        window
+    }
 }
 
 /// Client to server: the acknowledgment, SACK blocks and timestamp echo become the server's.

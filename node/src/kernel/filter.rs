@@ -66,6 +66,15 @@ pub enum FilterError {
         /// Why.
         source: io::Error,
     },
+    /// Another release's daemon has left programs and maps that this one can't use.
+    #[error(
+        "{path} holds the filter of another release, which still runs: remove it with that release's \
+         `dts detach`, or with this one's (its connections end)"
+    )]
+    OtherLayout {
+        /// The other release's pins.
+        path: PathBuf,
+    },
     /// The kernel refused the object.
     #[error("the kernel refused the packet filter")]
     Load(#[from] EbpfError),
@@ -149,6 +158,7 @@ impl Filter {
             path: pins.to_owned(),
             source,
         })?;
+        refuse_other_layouts(pins)?;
         let tw_rcv_nxt = btf::field_offset("tcp_timewait_sock", "tw_rcv_nxt").unwrap_or(0);
         let mut loader = EbpfLoader::new();
         loader.override_global("TW_RCV_NXT", &tw_rcv_nxt, true);
@@ -544,6 +554,24 @@ pub fn handover_flow(own: Addr, port: u16, target: Addr, handover_port: u16) -> 
         remote_port: handover_port,
         local_port: port,
     }
+}
+
+/// Two filters must not see the same packets.
+fn refuse_other_layouts(pins: &Path) -> Result<(), FilterError> {
+    let unreadable = |source| FilterError::Pins {
+        path: pins.to_owned(),
+        source,
+    };
+    let Some(node) = pins.parent() else {
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(node).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path != pins && path.is_dir() {
+            return Err(FilterError::OtherLayout { path });
+        }
+    }
+    Ok(())
 }
 
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mutex<M>, FilterError>

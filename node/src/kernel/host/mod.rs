@@ -77,6 +77,18 @@ pub struct Applied {
 pub struct Host;
 
 impl Host {
+    /// Finds the interfaces of `spec` and changes nothing: the filter can be told about them, and be
+    /// attached, before the VIPs are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`apply`](Self::apply)'s about interfaces and addresses.
+    pub async fn find(spec: &HostSpec) -> Result<Applied, HostError> {
+        let netlink = Netlink::connect()?;
+        let view = View::read(&netlink, Some(spec.self_address)).await?;
+        Ok(applied(&Interfaces::find(spec, &view)?))
+    }
+
     /// Sets the host up for `spec`, and undoes what `state_file` has noted and `spec` no longer
     /// asks for.
     ///
@@ -105,12 +117,7 @@ impl Host {
             tracing::debug!(%change, "setting up the host");
             change.make(&netlink).await?;
         }
-        Ok(Applied {
-            front_index: interfaces.front.index,
-            back_index: interfaces.back.index,
-            front_mac: interfaces.front_mac.0,
-            back_mac: interfaces.back_mac.0,
-        })
+        Ok(applied(&interfaces))
     }
 
     /// Undoes everything that `state_file` has noted and removes the file. Without such a file
@@ -148,5 +155,14 @@ impl Host {
                 failures,
             })
         }
+    }
+}
+
+fn applied(interfaces: &Interfaces) -> Applied {
+    Applied {
+        front_index: interfaces.front.index,
+        back_index: interfaces.back.index,
+        front_mac: interfaces.front_mac.0,
+        back_mac: interfaces.back_mac.0,
     }
 }
