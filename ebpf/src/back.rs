@@ -14,8 +14,8 @@ use crate::{
     FROM_BACK, Outcome, Step,
     facts::{now_ms, settings, unix_seconds},
     frame::{
-        Bare, ETHERTYPE_IPV4, IPV4, Ip, Segment, Skb, TCP, ethertype, macs, make_bare, options,
-        remove_ip_option, replace_options, rewrite, set_addresses,
+        Bare, ETH, ETHERTYPE_IPV4, IPV4, Ip, Segment, Skb, TCP, ethertype, macs, make_bare,
+        options, remove_ip_option, replace_options, rewrite, set_addresses,
     },
     front::{entry, forget_peer},
     maps::{CONNECTIONS, HANDOVERS, MEMBERS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom, VIPS},
@@ -396,7 +396,7 @@ fn note_handover(
 fn release_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
     outcome(|| {
         let room = syn_room()?;
-        let Some(bytes) = skb.load::<{ release::LEN }>(ip.l4() - release::LEN as u32) else {
+        let Some(bytes) = skb.load::<{ release::LEN }>(ETH + IPV4) else {
             return Err(DropReason::BadOption);
         };
         room.release_room.bytes = bytes;

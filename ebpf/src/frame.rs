@@ -456,18 +456,20 @@ pub fn replace_options(
     let new_len = (TCP_HEADER + MAX_OPTIONS) as u16;
     if old_len != new_len {
         skb.resize(l4 + new_len as u32)?;
-        set_total_len(skb, ip.total_len as u16, (ip.header_len as u16) + new_len)?;
-        let old = [0, 0, (old_len >> 8) as u8, old_len as u8];
-        let new = [0, 0, (new_len >> 8) as u8, new_len as u8];
-        skb.l4_diff(
-            l4 + TCP_CHECKSUM,
-            csum_diff(&old, &new),
-            BPF_F_PSEUDO_HDR.into(),
-        )?;
     }
+    // Before any correction of the checksum: this writes the old one back.
     skb.store(l4, &new)?;
     skb.store(l4 + TCP_HEADER as u32, new_options)?;
-    skb.l4_diff(l4 + TCP_CHECKSUM, diff, 0)
+    skb.l4_diff(l4 + TCP_CHECKSUM, diff, 0)?;
+    if old_len != new_len {
+        let total = (ip.header_len as u16) + new_len;
+        set_total_len(skb, ip.total_len as u16, total)?;
+        let old = [0, 0, (old_len >> 8) as u8, old_len as u8];
+        let new = [0, 0, (new_len >> 8) as u8, new_len as u8];
+        let diff = csum_diff(&old, &new);
+        skb.l4_diff(l4 + TCP_CHECKSUM, diff, BPF_F_PSEUDO_HDR.into())?;
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -550,14 +552,15 @@ fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
     )
 }
 
-/// Puts an IPv4 option of sixteen bytes between IP header and TCP header.
+/// Puts an IPv4 option of sixteen bytes into the header, before all others: the kernel makes and takes
+/// room right after the header's fixed part.
 #[inline(never)]
 pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
     if ip.header_len > 60 - 16 {
         return Err(FAILED);
     }
     skb.adjust_room(16)?;
-    skb.store(ETH + ip.header_len, option)?;
+    skb.store(ETH + IPV4, option)?;
     set_ip_len(
         skb,
         ip.header_len,
@@ -568,7 +571,7 @@ pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
     skb.l3_diff(csum_diff(&[0u8; 4], option))
 }
 
-/// Takes an IPv4 option of sixteen bytes, the header's last, out again.
+/// Takes an IPv4 option of sixteen bytes, the header's first, out again.
 #[inline(never)]
 pub fn remove_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
     if ip.header_len < IPV4 + 16 {
