@@ -1,0 +1,271 @@
+//! The clusters that the cases run on, and what is asked of their nodes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dts_lab::{ClusterSpec, LabGuard, LabSpec, Network, Place};
+use dts_node::admin::{
+    Client, ConnectionFilter, ConnectionView, Lookup, RingQuery, StatsView, StatusView,
+};
+
+/// A way to hand connections over, with which every case is run.
+#[derive(Debug)]
+pub(crate) struct Method {
+    /// Part of the test's name.
+    pub(crate) name: &'static str,
+    /// The services' `handover`.
+    pub(crate) handover: &'static str,
+}
+
+/// All of them.
+pub(crate) const METHODS: &[Method] = &[Method {
+    name: "splice",
+    handover: "splice",
+}];
+
+pub(crate) const CLIENT: Place = Place::Client(1);
+pub(crate) const HANDOVER_PORT: u16 = 7411;
+/// nginx.
+pub(crate) const WEB: u16 = 80;
+/// A service whose servers a case starts itself; a target that is gone is replaced by the default.
+pub(crate) const APP: u16 = 8000;
+/// The same, but the client gets a reset when the target is gone.
+pub(crate) const STRICT: u16 = 8200;
+
+/// The first port that cases give to their clients: below those that the kernel chooses.
+const FIRST_CLIENT_PORT: u16 = 10_000;
+
+/// A lab with running daemons. Services: [`WEB`], [`APP`] and [`STRICT`]; `/n1/...` belongs to `n1` and
+/// so on, everything else stays where it is inspected.
+pub(crate) struct Cluster {
+    lab: LabGuard,
+    next_port: AtomicU16,
+}
+
+impl Cluster {
+    /// A cluster of some nodes.
+    pub(crate) fn up(method: &Method, nodes: u8) -> Self {
+        Self::with(method, nodes, |_| {})
+    }
+
+    /// The same, with changes.
+    pub(crate) fn with(method: &Method, nodes: u8, change: impl FnOnce(&mut LabSpec)) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ht{}x{number}", std::process::id());
+        let mut spec = LabSpec::new(name, nodes, env!("CARGO_BIN_EXE_dts"));
+        spec.cluster.services_toml = Some(services(method, nodes));
+        change(&mut spec);
+        Self {
+            lab: LabGuard::up(spec).unwrap(),
+            next_port: AtomicU16::new(FIRST_CLIENT_PORT),
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.spec().node_count()
+    }
+
+    fn ask(&self, node: u8) -> Client {
+        Client::connect(&self.daemon_socket(node)).unwrap()
+    }
+
+    pub(crate) fn status(&self, node: u8) -> StatusView {
+        self.ask(node).status().unwrap()
+    }
+
+    pub(crate) fn stats(&self, node: u8) -> StatsView {
+        self.ask(node).stats().unwrap()
+    }
+
+    pub(crate) fn drops(&self, node: u8, reason: &str) -> u64 {
+        self.stats(node).drops[reason]
+    }
+
+    pub(crate) fn connections(&self, node: u8) -> Vec<ConnectionView> {
+        let filter = ConnectionFilter::default();
+        self.ask(node).connections(filter).unwrap().connections
+    }
+
+    /// The node that inspects connections from this address, as a node's ring tells.
+    pub(crate) fn owner(&self, asked: u8, remote: SocketAddr) -> u8 {
+        let query = RingQuery {
+            points: false,
+            lookup: Some(Lookup::Flow(remote)),
+        };
+        let owner = self.ask(asked).ring(query).unwrap().owner.unwrap();
+        owner.id.trim_start_matches('n').parse().unwrap()
+    }
+
+    /// A port of the client's that was not used yet, whose connections a node inspects.
+    pub(crate) fn port_inspected_by(&self, node: u8) -> u16 {
+        loop {
+            let port = self.next_port.fetch_add(1, Ordering::Relaxed);
+            let remote = SocketAddr::new(client_address(), port);
+            if self.owner(node, remote) == node {
+                return port;
+            }
+        }
+    }
+
+    /// Waits until no node has an entry but of connections that wait in TIME_WAIT, and no socket of
+    /// handovers or of clients is left in another state.
+    #[track_caller]
+    pub(crate) fn wait_until_clean(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left: Vec<String> = self
+                .nodes()
+                .filter(|node| self.daemon(*node).is_some())
+                .flat_map(|node| self.leftovers(node))
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "left behind {patience:?} later, {} in all: {:#?}",
+                left.len(),
+                &left[..left.len().min(12)]
+            );
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// What a node has that it should not have when there is no connection: in words.
+    fn leftovers(&self, node: u8) -> Vec<String> {
+        let ss = self.ss(Place::Node(node), &["-Htan"]).unwrap();
+        let sockets: Vec<Socket> = ss.lines().filter_map(Socket::parse).collect();
+        let vip = IpAddr::V4(dts_lab::VIP);
+        let mut left = Vec::new();
+        let mut waiting = BTreeSet::new();
+        for socket in &sockets {
+            let handover = [socket.local.port(), socket.peer.port()].contains(&HANDOVER_PORT);
+            if socket.state == "TIME-WAIT" && !handover {
+                waiting.insert((socket.peer, socket.local));
+            } else if socket.state != "LISTEN" && (handover || socket.local.ip() == vip) {
+                left.push(format!("n{node}: {socket:?}"));
+            }
+        }
+        for entry in self.connections(node) {
+            if !waiting.contains(&(entry.remote, entry.local)) {
+                left.push(format!("n{node}: {entry:?}"));
+            }
+        }
+        left
+    }
+
+    /// TCP counters of a place's kernel (`/proc/net/snmp` and `netstat`), such as `TCPTimeouts`.
+    pub(crate) fn tcp_counter(&self, place: Place, name: &str) -> u64 {
+        let read = || {
+            ["snmp", "netstat"]
+                .map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+                .concat()
+        };
+        let tables = self.within(place, read).unwrap();
+        let lines: Vec<&str> = tables.lines().collect();
+        lines
+            .chunks_exact(2)
+            .find_map(|pair| {
+                let column = pair[0].split(' ').position(|column| column == name)?;
+                pair[1].split(' ').nth(column)?.parse().ok()
+            })
+            .unwrap_or_else(|| panic!("the kernel counts no {name}"))
+    }
+
+    /// Adds up the same counter of all nodes.
+    pub(crate) fn sum(&self, counter: impl Fn(u8) -> u64) -> u64 {
+        self.nodes().map(counter).sum()
+    }
+}
+
+impl Deref for Cluster {
+    type Target = LabGuard;
+
+    fn deref(&self) -> &LabGuard {
+        &self.lab
+    }
+}
+
+/// A line of `ss -Htan`.
+#[derive(Debug)]
+struct Socket {
+    state: String,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl Socket {
+    fn parse(line: &str) -> Option<Self> {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let address = |text: &str| text.replace('*', "0").parse().ok();
+        Some(Self {
+            state: (*columns.first()?).to_owned(),
+            local: address(columns.get(3)?)?,
+            peer: address(columns.get(4)?)?,
+        })
+    }
+}
+
+pub(crate) fn client_address() -> IpAddr {
+    IpAddr::V4(CLIENT.address(Network::Front).unwrap())
+}
+
+pub(crate) fn vip(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(dts_lab::VIP), port)
+}
+
+fn services(method: &Method, nodes: u8) -> String {
+    let mut toml = ClusterSpec::default_services(nodes);
+    toml = toml.replace(
+        "handover = \"auto\"",
+        &format!("handover = \"{}\"", method.handover),
+    );
+    for (name, port, inspector, fate) in [
+        ("app", APP, 8082, "default"),
+        ("strict", STRICT, 8083, "reset"),
+    ] {
+        toml += &service(name, port, inspector, method, fate, nodes);
+    }
+    toml
+}
+
+fn service(name: &str, port: u16, inspector: u16, method: &Method, fate: &str, n: u8) -> String {
+    let mut toml = format!(
+        "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {port}\nmode = \"l7\"\n\
+         handover = \"{}\"\ninspector_port = {inspector}\non_unreachable = \"{fate}\"\n",
+        dts_lab::VIP,
+        method.handover
+    );
+    for node in 1..=n {
+        toml += &format!(
+            "\n[[service.rule]]\npath_prefix = \"/n{node}/\"\nto = {{ nodes = [\"n{node}\"] }}\n"
+        );
+    }
+    toml
+}
+
+/// Waits for something that is about to come about.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A number that the environment can change, such as `DTS_HANDOVERS`.
+pub(crate) fn scale(variable: &str, default: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{variable}={text}: write a number")),
+        Err(_) => default,
+    }
+}

@@ -1,0 +1,239 @@
+//! Connections that don't go the usual way: requests in parts, half-closes, resets, early answers.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use dts_lab::{Effect, Impairment, Network, sha256};
+
+use crate::client::{PATIENCE, Response, connect, head, reset};
+use crate::cluster::{APP, CLIENT, Cluster, Method, WEB};
+use crate::servers::{Server, read_head};
+use crate::uploads::body;
+
+crate::cases![
+    a_head_in_parts,
+    half_close,
+    resets_by_the_client,
+    resets_by_the_server,
+    an_answer_before_the_request_is_read,
+];
+
+/// How long closed connections may leave traces: the housekeeper looks every second, at what has been
+/// idle for up to five.
+const TRACES: Duration = Duration::from_secs(12);
+
+fn slow_back(cluster: &Cluster, delay: Duration) {
+    let effect = Effect::Delay {
+        delay,
+        jitter: Duration::ZERO,
+    };
+    let impairment = Impairment::of_network(Network::Back, effect);
+    cluster.impair(&impairment).unwrap();
+}
+
+/// Acceptance: requests over several segments.
+fn a_head_in_parts(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    for target in cluster.nodes() {
+        let path = format!("/n{target}/absent");
+        let head = head("GET", &path, None);
+        let parts: [(usize, u64); 2] = [(1, 3), (head.len().div_ceil(3), 150)];
+        for (part, pause) in parts {
+            let port = cluster.port_inspected_by(1);
+            let mut stream = connect(&cluster, Some(port), WEB).unwrap();
+            for part in head.as_bytes().chunks(part) {
+                stream.write_all(part).unwrap();
+                thread::sleep(Duration::from_millis(pause));
+            }
+            let response = Response::read(&stream).unwrap();
+            assert_eq!(response.status, 404);
+            assert_eq!(response.node, Some(format!("n{target}")));
+        }
+    }
+}
+
+/// Acceptance: the client closes its side after the request, at any time; the server reads all of it, and
+/// its answer comes all the same.
+fn half_close(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let servers = cluster.nodes().map(|node| {
+        Server::start(&cluster, node, APP, |mut stream: TcpStream| {
+            let (_, mut body) = read_head(&mut stream)?;
+            stream.read_to_end(&mut body)?;
+            let answer = sha256(&body);
+            write!(stream, "HTTP/1.1 200 OK\r\n\r\n{answer}")?;
+            Ok::<_, io::Error>(answer)
+        })
+    });
+    let servers: Vec<_> = servers.collect();
+    for slow in [false, true] {
+        if slow {
+            slow_back(&cluster, Duration::from_millis(20));
+        }
+        for target in cluster.nodes() {
+            // With the request, in the middle of the handover, after it.
+            for pause in [0, 5, 30, 200] {
+                for size in [0, 10, 100_000] {
+                    let body = body(size);
+                    let port = cluster.port_inspected_by(1);
+                    let mut stream = connect(&cluster, Some(port), APP).unwrap();
+                    let head = format!("PUT /n{target}/x HTTP/1.0\r\n\r\n");
+                    stream
+                        .write_all(&[head.as_bytes(), &body].concat())
+                        .unwrap();
+                    thread::sleep(Duration::from_millis(pause));
+                    stream.shutdown(Shutdown::Write).unwrap();
+                    let response = Response::read(&stream).unwrap_or_else(|error| {
+                        panic!("n{target}, {size} bytes, closed {pause} ms later: {error}")
+                    });
+                    assert_eq!(response.text(), sha256(&body));
+                    let server = &servers[usize::from(target) - 1];
+                    assert_eq!(server.result().unwrap(), sha256(&body));
+                }
+            }
+        }
+    }
+    cluster.wait_until_clean(TRACES);
+}
+
+/// Acceptance: resets by the client before, during and after the handover reach who has the connection,
+/// and leave nothing.
+fn resets_by_the_client(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let servers = cluster.nodes().map(|node| {
+        Server::start(&cluster, node, APP, |mut stream: TcpStream| {
+            read_head(&mut stream)?;
+            stream.write_all(&body(5000))?;
+            // Nothing more comes but the client's reset.
+            stream.read_to_end(&mut Vec::new())
+        })
+    });
+    let servers: Vec<_> = servers.collect();
+    slow_back(&cluster, Duration::from_millis(20));
+    for target in cluster.nodes() {
+        let server = &servers[usize::from(target) - 1];
+        let request = head("GET", &format!("/n{target}/"), None);
+        let connect = || connect(&cluster, Some(cluster.port_inspected_by(1)), APP).unwrap();
+
+        let mut before = connect();
+        before.write_all(&request.as_bytes()[..10]).unwrap();
+        thread::sleep(Duration::from_millis(100));
+        reset(before);
+        thread::sleep(Duration::from_millis(200));
+        assert!(server.is_idle(), "the server never heard of this one");
+
+        // The handover's SYN, its answer, the request: 40 ms and more.
+        for pause in [0, 5, 10, 25, 45, 60, 80] {
+            let mut during = connect();
+            during.write_all(request.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(pause));
+            reset(during);
+        }
+
+        let mut after = connect();
+        after.write_all(request.as_bytes()).unwrap();
+        after.read_exact(&mut [0; 5000]).unwrap();
+        reset(after);
+        // Those of the last loop that got to the server, and this one: none may see a clean end.
+        loop {
+            let error = server
+                .result()
+                .expect_err("a reset is not the end of a file");
+            assert!(
+                matches!(
+                    error.kind(),
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ),
+                "{error}"
+            );
+            thread::sleep(Duration::from_millis(300));
+            if server.is_idle() {
+                break;
+            }
+        }
+    }
+    cluster.wait_until_clean(TRACES);
+}
+
+/// Acceptance: resets by the server reach the client, before and in the middle of an answer.
+fn resets_by_the_server(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let _servers: Vec<_> = cluster
+        .nodes()
+        .map(|node| {
+            Server::start(&cluster, node, APP, |mut stream: TcpStream| {
+                let (head, _) = read_head(&mut stream).unwrap();
+                if head.contains("/partly") {
+                    stream.write_all(&body(5000)).unwrap();
+                    // Let it be acknowledged: a reset overtakes what is still to be sent.
+                    thread::sleep(Duration::from_millis(100));
+                }
+                reset(stream);
+            })
+        })
+        .collect();
+    for target in cluster.nodes() {
+        for (path, expected) in [("at-once", 0), ("partly", 5000)] {
+            let port = cluster.port_inspected_by(1);
+            let mut stream = connect(&cluster, Some(port), APP).unwrap();
+            let request = head("GET", &format!("/n{target}/{path}"), None);
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut received = Vec::new();
+            let error = stream.read_to_end(&mut received).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{path}: {error}");
+            assert_eq!(received.len(), expected, "{path}");
+        }
+    }
+    cluster.wait_until_clean(TRACES);
+}
+
+/// Acceptance: a server that answers before it has read all: 413 to an upload of 20 MB.
+fn an_answer_before_the_request_is_read(method: &'static Method) {
+    const REFUSAL: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n";
+    let cluster = Cluster::up(method, 2);
+    let _servers: Vec<_> = cluster
+        .nodes()
+        .map(|node| {
+            Server::start(&cluster, node, APP, |mut stream: TcpStream| {
+                read_head(&mut stream).unwrap();
+                stream.write_all(REFUSAL.as_bytes()).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                // As servers do: an immediate close would be a reset, and overtake the answer.
+                let deadline = std::time::Instant::now() + Duration::from_millis(500);
+                let mut part = vec![0; 1 << 16];
+                while std::time::Instant::now() < deadline
+                    && stream.read(&mut part).is_ok_and(|n| n > 0)
+                {}
+            })
+        })
+        .collect();
+    let body = body(20_000_000);
+    for slow in [false, true] {
+        if slow {
+            slow_back(&cluster, Duration::from_millis(20));
+        }
+        for target in cluster.nodes() {
+            let port = cluster.port_inspected_by(1);
+            let stream = connect(&cluster, Some(port), APP).unwrap();
+            let head = head("POST", &format!("/n{target}/x"), Some(body.len()));
+            let status = thread::scope(|scope| {
+                let mut writer = stream.try_clone().unwrap();
+                let (head, body) = (&head, &body);
+                scope.spawn(move || {
+                    // Broken off by the server's end.
+                    let sent = writer.write_all(head.as_bytes());
+                    let _ = sent.and_then(|()| writer.write_all(body));
+                });
+                let status = Response::read(&stream).map(|response| response.status);
+                let _ = stream.shutdown(Shutdown::Both);
+                status
+            });
+            assert_eq!(status.unwrap(), 413, "from n{target}, back slow: {slow}");
+        }
+    }
+    assert!(PATIENCE > TRACES);
+    assert_eq!(cluster.tcp_counter(CLIENT, "TCPTimeouts"), 0);
+    cluster.wait_until_clean(TRACES);
+}

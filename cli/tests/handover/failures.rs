@@ -1,0 +1,83 @@
+//! Targets that are not there.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use dts_lab::{Network, Place};
+
+use crate::client::{Response, connect, head};
+use crate::cluster::{APP, Cluster, Method, STRICT};
+use crate::servers::{Server, read_head};
+
+crate::cases![a_closed_port, a_node_that_is_gone];
+
+/// Within which a client must know (issue's "within 1 s").
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Acceptance: the target's port closed: the default target or a reset, as configured, within 1 s.
+fn a_closed_port(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let _servers = answering_servers(&cluster);
+    for _ in 0..3 {
+        assert_default_answers(&cluster);
+        assert_reset(&cluster);
+    }
+    let failed = &cluster.status(1).handovers.failed;
+    assert_eq!(failed["refused"], 6, "{failed:?}");
+    cluster.wait_until_clean(Duration::from_secs(12));
+}
+
+/// Acceptance: the target's node gone: the same.
+fn a_node_that_is_gone(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let _servers = answering_servers(&cluster);
+    for network in Network::ALL {
+        cluster.set_link(Place::Node(2), network, false).unwrap();
+    }
+    // More than one: later ones find that the kernel has no neighbour.
+    for _ in 0..5 {
+        assert_default_answers(&cluster);
+        assert_reset(&cluster);
+    }
+    let failed = &cluster.status(1).handovers.failed;
+    assert_eq!(failed["unreachable"], 10, "{failed:?}");
+    cluster.wait_until_clean(Duration::from_secs(12));
+}
+
+/// n1 has servers, n2 has none.
+fn answering_servers(cluster: &Cluster) -> [Server<()>; 2] {
+    [APP, STRICT].map(|port| {
+        Server::start(cluster, 1, port, |mut stream: TcpStream| {
+            read_head(&mut stream).unwrap();
+            let answer = "HTTP/1.1 200 OK\r\nX-DTS-Node: n1\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        })
+    })
+}
+
+#[track_caller]
+fn assert_default_answers(cluster: &Cluster) {
+    let port = cluster.port_inspected_by(1);
+    let mut stream = connect(cluster, Some(port), APP).unwrap();
+    let begin = Instant::now();
+    stream
+        .write_all(head("GET", "/n2/x", None).as_bytes())
+        .unwrap();
+    let response = Response::read(&stream).unwrap();
+    assert_eq!(response.node.as_deref(), Some("n1"));
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+}
+
+#[track_caller]
+fn assert_reset(cluster: &Cluster) {
+    let port = cluster.port_inspected_by(1);
+    let mut stream = connect(cluster, Some(port), STRICT).unwrap();
+    let begin = Instant::now();
+    stream
+        .write_all(head("GET", "/n2/x", None).as_bytes())
+        .unwrap();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+}

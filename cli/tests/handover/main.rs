@@ -1,0 +1,70 @@
+//! Whole clusters on the running kernel: what has to hold of connections that are handed over, whatever
+//! the method. Needs root, and says so. docs/testing.md has the numbers that can be made larger.
+
+mod client;
+mod cluster;
+mod edges;
+mod failures;
+mod files;
+mod forged;
+mod load;
+mod options;
+mod packet;
+mod servers;
+mod uploads;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use cluster::METHODS;
+
+/// A case's name, and what it does for one way of handing over.
+type Case = (&'static str, fn(&'static cluster::Method));
+
+/// Names the cases of a module.
+macro_rules! cases {
+    ($($case:ident),+ $(,)?) => {
+        pub(crate) const CASES: &[crate::Case] =
+            &[$((concat!(module_path!(), "::", stringify!($case)), $case)),+];
+    };
+}
+pub(crate) use cases;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // They measure times and load the machine: not side by side.
+    arguments.test_threads = Some(1);
+    let cases = [
+        files::CASES,
+        uploads::CASES,
+        edges::CASES,
+        failures::CASES,
+        load::CASES,
+        options::CASES,
+        forged::CASES,
+    ];
+    let trials = METHODS.iter().flat_map(|method| {
+        cases.into_iter().flatten().map(move |(name, case)| {
+            let name = name.trim_start_matches("handover::");
+            Trial::test(format!("{}::{name}", method.name), move || {
+                require_root()?;
+                case(method);
+                Ok(())
+            })
+        })
+    });
+    let trials = trials.collect();
+    dts_lab::remove_on_signals().expect("signals can be handled");
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test that cannot run fails; one that is skipped silently tests nothing.
+fn require_root() -> Result<(), Failed> {
+    match fs::metadata("/proc/self").map(|process| process.uid()) {
+        Ok(0) => Ok(()),
+        _ => Err("clusters need root: run the tests with sudo".into()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Servers of the cases: gunicorn with a small application, and listeners that behave as a case needs.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use dts_lab::{Lab, Place};
+
+use crate::client::PATIENCE;
+use crate::cluster::wait_for;
+
+/// Answers with the SHA-256 of the request's body.
+const APPLICATION: &str = r#"
+import hashlib, os
+
+def application(environ, start_response):
+    body, left = hashlib.sha256(), int(environ.get("CONTENT_LENGTH") or 0)
+    while left:
+        part = environ["wsgi.input"].read(min(left, 1 << 16))
+        if not part:
+            break
+        left -= len(part)
+        body.update(part)
+    answer = body.hexdigest().encode()
+    start_response("200 OK", [("X-DTS-Node", os.environ["NODE"]), ("Content-Length", str(len(answer)))])
+    return [answer]
+"#;
+
+/// Starts gunicorn on a port of a node. It ends with the lab.
+pub(crate) fn start_application(lab: &Lab, node: u8, port: u16) {
+    let place = Place::Node(node);
+    let directory = lab.place_dir(place);
+    fs::write(directory.join("application.py"), APPLICATION).unwrap();
+    let mut command = Command::new("/usr/bin/gunicorn");
+    command
+        .args(["--workers=1", "--threads=8", "--chdir"])
+        .arg(&directory)
+        .arg(format!("--bind=0.0.0.0:{port}"))
+        .arg("application")
+        .env("NODE", place.to_string());
+    let process = lab.spawn(place, &command).unwrap();
+    let listens = || {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
+        assert!(
+            process.is_alive(),
+            "{}",
+            fs::read_to_string(process.log_path()).unwrap_or_default()
+        );
+        lab.within(place, connect).unwrap()
+    };
+    wait_for("gunicorn listens", PATIENCE, listens);
+}
+
+/// A listener on a node that treats each connection as told, one thread each, and reports how that went.
+pub(crate) struct Server<T> {
+    results: Receiver<T>,
+    stop: Arc<AtomicBool>,
+}
+
+impl<T: Send + 'static> Server<T> {
+    pub(crate) fn start(
+        lab: &Lab,
+        node: u8,
+        port: u16,
+        serve: impl Fn(TcpStream) -> T + Clone + Send + 'static,
+    ) -> Self {
+        let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        let listener = lab.within(Place::Node(node), listen).unwrap().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (report, results) = channel();
+        thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let (report, serve) = (report.clone(), serve.clone());
+                // Nobody listens to a report when the test is over.
+                thread::spawn(move || report.send(serve(stream)));
+            }
+        });
+        Self { results, stop }
+    }
+
+    /// How the next connection went.
+    #[track_caller]
+    pub(crate) fn result(&self) -> T {
+        self.results
+            .recv_timeout(PATIENCE)
+            .expect("a connection reaches the server")
+    }
+
+    /// Whether no further connection has been reported.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.results.try_recv().is_err()
+    }
+}
+
+impl<T> Drop for Server<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads up to the end of a request's head; what came of the body with it.
+pub(crate) fn read_head(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let body = bytes.split_off(end + 4);
+            return Ok((String::from_utf8_lossy(&bytes).into_owned(), body));
+        }
+        match stream.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => bytes.extend_from_slice(&part[..n]),
+        }
+    }
+}
