@@ -49,8 +49,8 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
     let places: Vec<Place> = (1..=NODES).map(Place::Node).collect();
     for place in &places {
         let mut files = FileSet::new(1);
-        files.add(&format!("{place}/1k"), 1024)?;
-        files.add(&format!("{place}/bulk"), BULK)?;
+        files.add(format!("{place}/1k"), 1024)?;
+        files.add(format!("{place}/bulk"), BULK)?;
         lab.publish(&[*place], &files)?;
     }
     let mut comparisons = [

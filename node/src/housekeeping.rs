@@ -168,7 +168,7 @@ impl Housekeeper {
                 }
                 (role::PROCESSING, state::HANDING) if idle > SETTING_UP => sweep::DELETE,
                 (role::PROCESSING, state::DIRECT) if idle > IDLE => {
-                    if entry.has(flag::ENDED) && period % WAITING_PERIODS != 0 {
+                    if entry.has(flag::ENDED) && !period.is_multiple_of(WAITING_PERIODS) {
                         continue;
                     }
                     sweep::DELETE

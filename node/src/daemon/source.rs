@@ -194,7 +194,13 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     for service in &new.services {
         match old.services.iter().find(|s| s.name == service.name) {
             None => changes.push(format!("service {} added", service.name)),
-            Some(before) if before != service => {
+            // Where it stands in the file is no change.
+            Some(before)
+                if (Service {
+                    line: service.line,
+                    ..before.clone()
+                }) != *service =>
+            {
                 changes.push(format!("service {} changed", service.name));
             }
             Some(_) => {}
