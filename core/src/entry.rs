@@ -68,6 +68,8 @@ pub mod flag {
     pub const SELF: u32 = 1 << 10;
     /// Processing: the inspecting node has been told that the flow is over.
     pub const ENDED: u32 = 1 << 11;
+    /// Handover: the client has closed its side, and the request ends with its FIN.
+    pub const HALF_CLOSED: u32 = 1 << 14;
     /// Inspecting: a SYN of another connection came for the placed flow. The daemon asks whether the flow
     /// is alive still.
     pub const DOUBTED: u32 = 1 << 13;
@@ -177,7 +179,7 @@ pub struct Handover {
     pub flow: FlowKey,
     /// Where the connection goes: the target's back address, or the pseudo-address.
     pub target: Addr,
-    /// [`flag::SELF`], [`flag::REQUEST_END`].
+    /// [`flag::SELF`], [`flag::REQUEST_END`], [`flag::HALF_CLOSED`].
     pub flags: u32,
     /// The request's length in bytes, its FIN counted, once [`flag::REQUEST_END`] is set.
     pub request_len: u32,

@@ -381,10 +381,9 @@ impl Handovers {
             return Err(HandoverError::ClientGone);
         }
         silent.map_err(HandoverError::Local)?;
-        let end = request.len() as u32 + u32::from(half_closed);
-        carrier.set_request_len(end)?;
+        carrier.set_request_end(request.len() as u32, half_closed)?;
         let deadline = Instant::now() + COMPLETION;
-        let outcome = timeout_at(deadline, carrier.send(&request, half_closed)).await;
+        let outcome = timeout_at(deadline, carrier.send(&request)).await;
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(HandoverError::ResetByTarget),
@@ -442,21 +441,23 @@ struct Carrier<'a> {
 }
 
 impl Carrier<'_> {
-    fn set_request_len(&mut self, len: u32) -> Result<(), FilterError> {
+    /// Tells the filter where the request ends, and whether the client's FIN ends it.
+    fn set_request_end(&mut self, len: u32, half_closed: bool) -> Result<(), FilterError> {
         self.handover.flags |= flag::REQUEST_END;
         self.handover.request_len = len;
+        if half_closed {
+            self.handover.flags |= flag::HALF_CLOSED;
+            self.handover.request_len += 1;
+        }
         self.filter.set_handover(self.port, &self.handover)
     }
 
-    /// Sends the request, and the client's FIN with it; returns at the target's FIN.
-    async fn send(&mut self, request: &[u8], half_closed: bool) -> io::Result<()> {
+    /// Sends the request; the filter adds the client's FIN. Returns at the target's FIN.
+    async fn send(&mut self, request: &[u8]) -> io::Result<()> {
         let Some(stream) = &mut self.stream else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         stream.write_all(request).await?;
-        if half_closed {
-            stream.shutdown().await?;
-        }
         let mut nothing = [0; 1];
         match stream.read(&mut nothing).await? {
             0 => {}

@@ -49,13 +49,19 @@ pub fn outgoing(
         return Some(Outgoing::Syn);
     }
     header.window = entry.window;
-    let carries = header.payload != 0 || header.flags & FIN != 0;
-    if h.flags & flag::REQUEST_END != 0
-        && carries
-        && header.flags & ACK != 0
-        && header.ack == entry.server_isn.plus(1)
+    let end = entry.client_isn.plus(1).plus(h.request_len);
+    let known = h.flags & flag::REQUEST_END != 0;
+    // The client's FIN is the filter's: were it our kernel's, the kernel would be left in TIME_WAIT.
+    if known
+        && h.flags & flag::HALF_CLOSED != 0
+        && header.payload != 0
+        && header.end().plus(1) == end
     {
-        header.ack = entry.client_isn.plus(1).plus(h.request_len);
+        header.flags |= FIN;
+    }
+    let carries = header.payload != 0 || header.flags & FIN != 0;
+    if known && carries && header.flags & ACK != 0 && header.ack == entry.server_isn.plus(1) {
+        header.ack = end;
         header.reserved |= REQUEST_END_BIT;
     }
     Some(Outgoing::Segment(OptionShift {
@@ -90,7 +96,10 @@ pub fn reply(
         entry.used_at = now;
     }
     if header.flags & ACK != 0 {
-        header.ack = header.ack.minus(entry.seq_delta);
+        // Our kernel knows nothing of the FIN that the filter has sent for the client.
+        let end = entry.client_isn.plus(1).plus(h.request_len);
+        let fin = h.flags & flag::HALF_CLOSED != 0 && header.ack == end;
+        header.ack = header.ack.minus(entry.seq_delta).minus(fin as u32);
     }
     Some(OptionShift {
         set_tsecr: Some(entry.ts_delta),
