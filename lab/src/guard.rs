@@ -35,6 +35,7 @@ impl LabGuard {
         match Lab::up(spec) {
             Ok(lab) => Ok(Self { lab }),
             Err(error) => {
+                leave_the_end_to_the_signal();
                 guarded().remove(&name);
                 Err(error)
             }
@@ -43,6 +44,7 @@ impl LabGuard {
 
     /// Leaves the lab standing.
     pub fn keep(self) {
+        leave_the_end_to_the_signal();
         guarded().remove(&self.lab.spec().name);
         std::mem::forget(self);
     }
@@ -58,6 +60,7 @@ impl Deref for LabGuard {
 
 impl Drop for LabGuard {
     fn drop(&mut self) {
+        leave_the_end_to_the_signal();
         if let Err(error) = self.lab.down() {
             eprintln!("{error}");
         }
@@ -89,6 +92,14 @@ pub fn remove_on_signals() -> Result<()> {
         });
     });
     result.map_err(LabError::system("cannot handle signals"))
+}
+
+/// Once a signal has come, its thread removes the labs and ends the program. What fails meanwhile
+/// fails because of that, and must neither be reported nor end the program before the removal is done.
+fn leave_the_end_to_the_signal() {
+    while INTERRUPTED.load(Ordering::Relaxed) {
+        thread::park();
+    }
 }
 
 /// Keeps the program from ending by a signal until the result is dropped.

@@ -383,7 +383,7 @@ impl Step {
             | Self::HandoverAck
             | Self::HandoverRequest
             | Self::Response => "Fig. 4",
-            Self::HandoverFin => "§2.2, last paragraph",
+            Self::HandoverFin => "§2.2, at the end",
             Self::ClientFin | Self::ServerFin | Self::FinAck => "TCP's ordinary end",
             Self::RequestAck | Self::ResponseAck | Self::Reset => "not in the paper",
         }
