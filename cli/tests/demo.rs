@@ -45,6 +45,15 @@ fn demo(name: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// Waits until a demo that was just started has made a file.
+fn wait_for(path: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "no {}", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// The request lines: those that start with a number and a path.
 fn requests(output: &str) -> Vec<Vec<&str>> {
     output
@@ -143,19 +152,37 @@ fn ctrl_c_leaves_nothing() {
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().starts_with("Starting"));
     // In the middle of its work: the lab is there, the requests are not all made.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !Path::new("/run/dts-lab")
-        .join(&name)
-        .join("n1/www/n1")
-        .exists()
-    {
-        assert!(Instant::now() < deadline, "the lab does not come up");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(&Path::new("/run/dts-lab").join(&name).join("n1/www/n1"));
     let pid = demo.id().to_string();
     let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
     assert!(killed.success());
     assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert_eq!(left_behind(&name), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_not_as_it_must_be_fails_the_demo() {
+    let name = lab_name("e");
+    let demo = Command::new(DTS)
+        .args(["demo", "--nodes", "2", "--name", &name])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // All is published, the captures start: time to spoil one of the last files to be fetched.
+    let nodes = Path::new("/run/dts-lab").join(&name);
+    wait_for(&nodes.join("n2/www/downloads/b.iso"));
+    std::fs::write(nodes.join("n2/www/n2/300000.bin"), "something else").unwrap();
+
+    let ran = demo.wait_with_output().unwrap();
+    let output = text(&ran.stdout);
+    assert_eq!(ran.status.code(), Some(1), "{output}");
+    assert!(output.contains("WRONG"), "{output}");
+    assert!(
+        output.contains("(/n2/300000.bin): wrong checksum"),
+        "{output}"
+    );
+    assert!(text(&ran.stderr).contains("not as they must be"));
     assert_eq!(left_behind(&name), Vec::<String>::new());
 }
 

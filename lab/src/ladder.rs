@@ -220,8 +220,7 @@ impl Ladder {
         Ok(ladder)
     }
 
-    /// A sequence number or, of a handover SYN and in acknowledgments, the other number of a segment
-    /// in terms of `x` and `y`.
+    /// A segment's sequence number in terms of `x` and `y`.
     pub fn seq_name(&self, rung: &Rung) -> Named {
         let own = match rung.segment.source {
             source if source == self.client || source == self.handover_from => self.x(),
