@@ -13,6 +13,7 @@
 //! 5. When the target's server has it all, the target's filter sends the FIN that ends the handover
 //!    connection. It is closed here without an answer: nothing is left on this node.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
@@ -22,6 +23,8 @@ use std::time::Duration;
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +36,9 @@ use crate::kernel::{Filter, FilterError, socket};
 /// How long each attempt to reach a target waits before the next one; after the last one the target
 /// counts as gone. An attempt costs one SYN; two are made because one may be lost.
 const ATTEMPTS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+
+/// A request that surely fits into one segment.
+const ONE_SEGMENT: usize = 1200;
 
 /// How long the target's server may take to acknowledge a whole request before the handover is given up.
 const COMPLETION: Duration = Duration::from_secs(30);
@@ -125,7 +131,7 @@ impl HandoverCounters {
 /// A client's connection that an inspector has, and what has been read from it.
 #[derive(Debug)]
 pub struct Undecided {
-    /// The socket, not blocking.
+    /// The socket. Whether it blocks doesn't matter: each call says that it must not.
     socket: Socket,
     /// The client's flow, local port the service's own.
     flow: FlowKey,
@@ -148,18 +154,14 @@ pub enum Read {
 
 impl Undecided {
     /// Takes over an accepted socket of the inspector's port.
-    ///
-    /// # Errors
-    ///
-    /// When the socket can't be made non-blocking.
-    pub fn new(socket: Socket, flow: FlowKey) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self {
+    #[must_use]
+    pub fn new(socket: Socket, flow: FlowKey) -> Self {
+        Self {
             socket,
             flow,
             request: Vec::new(),
             half_closed: false,
-        })
+        }
     }
 
     /// The client's flow.
@@ -188,19 +190,19 @@ impl Undecided {
     pub fn read(&mut self, most: usize) -> io::Result<Read> {
         let before = self.request.len();
         while self.request.len() < most && !self.half_closed {
-            let len = self.request.len();
-            let room = (most - len).min(READ_CHUNK);
-            self.request.resize(len + room, 0);
-            let read = io::Read::read(&mut (&self.socket), &mut self.request[len..]);
-            self.request.truncate(len + read.as_ref().map_or(0, |n| *n));
+            let room = (most - self.request.len()).min(READ_CHUNK);
+            let read = ROOM.with_borrow_mut(|buffer| {
+                let n = recv(&self.socket, &mut buffer[..room], RecvFlags::DONTWAIT)?.0;
+                self.request.extend_from_slice(&buffer[..n]);
+                Ok(n)
+            });
             match read {
                 Ok(0) => self.half_closed = true,
                 // Less than asked for: nothing more is there, and a call is saved.
                 Ok(n) if n < room => break,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(e) => return Err(e.into()),
             }
         }
         Ok(match self.request.len() > before {
@@ -221,7 +223,13 @@ impl Undecided {
     }
 }
 
+/// How much one call reads at the most.
 const READ_CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    /// What a worker reads into: most requests are short, so they are copied rather than given room.
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
+}
 
 /// Where a connection goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -312,12 +320,14 @@ impl Handovers {
             Destination::Own => (self.self_address, true),
             Destination::Node(address) => (address, false),
         };
-        let handover = Handover {
+        let mut handover = Handover {
             flow: connection.flow,
             target: Addr::from(target),
             flags: if own { flag::SELF } else { 0 },
             request_len: 0,
         };
+        // Right already, unless more arrives until the target has answered.
+        set_request_end(&mut handover, connection);
         for patience in ATTEMPTS {
             let (carrier, socket) = self.carrier(handover)?;
             let to = SocketAddr::V4(SocketAddrV4::new(target, self.port));
@@ -343,7 +353,6 @@ impl Handovers {
     /// Makes a socket with a port of its own, and tells the filter what the port is for.
     fn carrier(&self, handover: Handover) -> Result<(Carrier<'_>, TcpSocket), HandoverError> {
         let socket = TcpSocket::new_v4().map_err(HandoverError::Local)?;
-        socket.set_nodelay(true).map_err(HandoverError::Local)?;
         socket
             .bind(SocketAddr::V4(SocketAddrV4::new(self.address, 0)))
             .map_err(HandoverError::Local)?;
@@ -367,11 +376,10 @@ impl Handovers {
         mut carrier: Carrier<'_>,
     ) -> Result<(), HandoverError> {
         let drained = connection.drain();
+        let mut handover = carrier.handover;
+        set_request_end(&mut handover, &connection);
         let Undecided {
-            socket,
-            request,
-            half_closed,
-            ..
+            socket, request, ..
         } = connection;
         // Whatever happens now, the inspector's socket must not speak to the client again.
         let silent = socket::close_silently(OwnedFd::from(socket));
@@ -381,7 +389,7 @@ impl Handovers {
             return Err(HandoverError::ClientGone);
         }
         silent.map_err(HandoverError::Local)?;
-        carrier.set_request_end(request.len() as u32, half_closed)?;
+        carrier.update(handover)?;
         let deadline = Instant::now() + COMPLETION;
         let outcome = timeout_at(deadline, carrier.send(&request)).await;
         match outcome {
@@ -422,6 +430,16 @@ impl Handovers {
     }
 }
 
+/// Notes where the request ends, and whether the client's FIN ends it.
+fn set_request_end(handover: &mut Handover, connection: &Undecided) {
+    handover.flags |= flag::REQUEST_END;
+    handover.request_len = connection.request.len() as u32;
+    if connection.half_closed {
+        handover.flags |= flag::HALF_CLOSED;
+        handover.request_len += 1;
+    }
+}
+
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -441,15 +459,13 @@ struct Carrier<'a> {
 }
 
 impl Carrier<'_> {
-    /// Tells the filter where the request ends, and whether the client's FIN ends it.
-    fn set_request_end(&mut self, len: u32, half_closed: bool) -> Result<(), FilterError> {
-        self.handover.flags |= flag::REQUEST_END;
-        self.handover.request_len = len;
-        if half_closed {
-            self.handover.flags |= flag::HALF_CLOSED;
-            self.handover.request_len += 1;
+    /// Tells the filter what has changed.
+    fn update(&mut self, handover: Handover) -> Result<(), FilterError> {
+        if handover == self.handover {
+            return Ok(());
         }
-        self.filter.set_handover(self.port, &self.handover)
+        self.handover = handover;
+        self.filter.set_handover(self.port, &handover)
     }
 
     /// Sends the request; the filter adds the client's FIN. Returns at the target's FIN.
@@ -457,6 +473,10 @@ impl Carrier<'_> {
         let Some(stream) = &mut self.stream else {
             return Err(io::ErrorKind::NotConnected.into());
         };
+        if request.len() > ONE_SEGMENT {
+            // Otherwise the last segment waits until the others are acknowledged.
+            stream.set_nodelay(true)?;
+        }
         stream.write_all(request).await?;
         let mut nothing = [0; 1];
         match stream.read(&mut nothing).await? {

@@ -286,9 +286,7 @@ impl Visit {
             remote_port: self.remote.port(),
             local_port: port,
         };
-        let Ok(mut connection) = Undecided::new(socket, flow) else {
-            return;
-        };
+        let mut connection = Undecided::new(socket, flow);
         let info = ConnectionInfo {
             remote: self.remote,
             local: SocketAddr::new(vip, port),
