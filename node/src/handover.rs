@@ -329,14 +329,14 @@ impl Handovers {
         // Right already, unless more arrives until the target has answered.
         set_request_end(&mut handover, connection);
         for patience in ATTEMPTS {
-            let (carrier, socket) = self.carrier(handover)?;
+            let (mut carrier, socket) = self.carrier(handover)?;
             let to = SocketAddr::V4(SocketAddrV4::new(target, self.port));
             match timeout(patience, socket.connect(to)).await {
                 Ok(Ok(stream)) => {
-                    return Ok(Carrier {
-                        stream: Some(stream),
-                        ..carrier
-                    });
+                    // Not a new carrier made of this one's fields: dropping this one would have the
+                    // filter forget the handover.
+                    carrier.stream = Some(stream);
+                    return Ok(carrier);
                 }
                 Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     return Err(HandoverError::Refused);
