@@ -223,3 +223,6 @@ pub fn accept(o: &HandoverOption, window: u16, now: u32) -> ConnEntry {
         ..ConnEntry::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

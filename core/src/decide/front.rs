@@ -357,3 +357,6 @@ fn answered(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
     entry.acked = header.ack;
     entry.flags |= flag::ANSWERED;
 }
+
+#[cfg(test)]
+mod tests;

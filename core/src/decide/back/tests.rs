@@ -1,0 +1,418 @@
+//! Every state with every kind of segment: the expected outcomes are matches without a wildcard arm.
+
+use super::*;
+use crate::addr::{Addr, FlowKey};
+use crate::verdict::DropReason;
+
+const X: Seq = Seq(0xffff_fff0);
+const Y: Seq = Seq(0x8000_0000);
+const NOW: u32 = 4242;
+const PORT: u16 = 20_001;
+/// What our kernel's number lies behind the client's, or the server's behind the inspecting node's.
+const DELTA: u32 = 1000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Syn,
+    SynAck,
+    Ack,
+    Data,
+    Fin,
+    DataFin,
+    Rst,
+    RstAck,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::Syn,
+    Kind::SynAck,
+    Kind::Ack,
+    Kind::Data,
+    Kind::Fin,
+    Kind::DataFin,
+    Kind::Rst,
+    Kind::RstAck,
+];
+
+impl Kind {
+    fn header(self) -> TcpHeader {
+        let (flags, payload) = match self {
+            Self::Syn => (SYN, 0),
+            Self::SynAck => (SYN | ACK, 0),
+            Self::Ack => (ACK, 0),
+            Self::Data => (ACK, 9),
+            Self::Fin => (FIN | ACK, 0),
+            Self::DataFin => (FIN | ACK, 9),
+            Self::Rst => (RST, 0),
+            Self::RstAck => (RST | ACK, 0),
+        };
+        TcpHeader {
+            seq: X.plus(100),
+            ack: Y.plus(1),
+            flags,
+            payload,
+            window: 7,
+            header_len: 32,
+            ..TcpHeader::default()
+        }
+    }
+
+    fn acknowledges(self) -> bool {
+        self.header().flags & ACK != 0
+    }
+}
+
+fn entry(state: u32) -> ConnEntry {
+    ConnEntry {
+        state,
+        client_isn: X,
+        server_isn: Y,
+        seq_delta: DELTA,
+        peer_port: PORT,
+        client_tsval: 555,
+        ts_delta: 777,
+        window: 99,
+        client_scale: 3,
+        ..ConnEntry::default()
+    }
+}
+
+fn handover(flags: u32) -> Handover {
+    Handover {
+        flow: FlowKey {
+            remote: Addr::v4([198, 18, 0, 200]),
+            local: Addr::v4([198, 18, 0, 100]),
+            remote_port: 40_000,
+            local_port: 80,
+        },
+        target: Addr::v4([198, 18, 1, 12]),
+        flags,
+        request_len: 321,
+    }
+}
+
+/// DESIGN 4.1: what is no client's half-close must not look like one, and after `Direct` the filter alone
+/// answers.
+#[test]
+fn incoming_table_is_exhaustive() {
+    #[derive(Clone, Copy, Debug)]
+    enum Has {
+        /// The request's end is not known.
+        Open,
+        /// It is known, and it is where this segment ends.
+        EndsHere,
+        /// It is known, and this segment ends elsewhere.
+        EndsElsewhere,
+        Direct,
+    }
+    for has in [Has::Open, Has::EndsHere, Has::EndsElsewhere, Has::Direct] {
+        for kind in KINDS {
+            let mut header = kind.header();
+            let mut e = entry(state::HANDING);
+            match has {
+                Has::Open => e.request_end = header.end(),
+                Has::EndsHere => {
+                    e.flags |= flag::REQUEST_END;
+                    e.request_end = header.end();
+                }
+                Has::EndsElsewhere => {
+                    e.flags |= flag::REQUEST_END;
+                    e.request_end = header.end().plus(1);
+                }
+                Has::Direct => e.state = state::DIRECT,
+            }
+            let expected = match (has, kind) {
+                (
+                    Has::Open | Has::EndsHere | Has::EndsElsewhere,
+                    Kind::Syn | Kind::SynAck | Kind::Ack | Kind::Data | Kind::Rst | Kind::RstAck,
+                ) => Incoming::ToServer,
+                // The client's half-close, as the inspecting node marked it.
+                (Has::EndsHere, Kind::Fin | Kind::DataFin) => Incoming::ToServer,
+                // A dying daemon's: a truncated request would look complete.
+                (Has::Open | Has::EndsElsewhere, Kind::Fin | Kind::DataFin) => {
+                    Incoming::ResetServer
+                }
+                // Our FIN was lost: it says again that all has arrived.
+                (Has::Direct, Kind::Data | Kind::DataFin) => Incoming::AnswerFin,
+                (Has::Direct, Kind::Fin) => Incoming::AnswerAck,
+                (Has::Direct, Kind::Syn | Kind::SynAck | Kind::Ack | Kind::Rst | Kind::RstAck) => {
+                    Incoming::Drop(DropReason::AfterHandover)
+                }
+            };
+            let before = header;
+            assert_eq!(
+                incoming(&mut header, &mut e, NOW),
+                expected,
+                "{has:?} {kind:?}"
+            );
+            let shifted = expected == Incoming::ToServer && kind.acknowledges();
+            let ack = before.ack.minus(if shifted { DELTA } else { 0 });
+            assert_eq!(header, TcpHeader { ack, ..before }, "{has:?} {kind:?}");
+        }
+    }
+}
+
+/// The end of the request travels in the acknowledgment field of a marked segment.
+#[test]
+fn a_mark_tells_the_end_and_is_taken_off() {
+    for kind in [Kind::Data, Kind::Fin, Kind::DataFin] {
+        let mut header = TcpHeader {
+            reserved: REQUEST_END_BIT,
+            ack: kind.header().end(),
+            ..kind.header()
+        };
+        let end = header.ack;
+        let mut e = entry(state::HANDING);
+        assert_eq!(
+            incoming(&mut header, &mut e, NOW),
+            Incoming::ToServer,
+            "{kind:?}"
+        );
+        assert_eq!((header.reserved, e.request_end), (0, end));
+        assert!(e.has(flag::REQUEST_END));
+        assert_eq!(
+            header.ack,
+            Y.plus(1).minus(DELTA),
+            "the server's own number"
+        );
+    }
+}
+
+#[test]
+fn incoming_syn_table_is_exhaustive() {
+    #[derive(Clone, Copy, Debug)]
+    enum Has {
+        Nothing,
+        Handing,
+        Direct,
+    }
+    for has in [Has::Nothing, Has::Handing, Has::Direct] {
+        for (same_client, same_server) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let pick = |same, isn: Seq| if same { isn } else { isn.plus(1) };
+            let option = HandoverOption {
+                client: Addr::v4([198, 18, 0, 200]),
+                client_port: 40_000,
+                client_isn: pick(same_client, X),
+                server_isn: pick(same_server, Y),
+                service: 7,
+                agreed: 0,
+                client_scale: 0,
+                announced_scale: 0,
+                client_mss: 0,
+                client_tsval: 0,
+                server_tsval: 0,
+                made: 0,
+            };
+            let e = match has {
+                Has::Nothing => None,
+                Has::Handing => Some(entry(state::HANDING)),
+                Has::Direct => Some(entry(state::DIRECT)),
+            };
+            let expected = match (has, same_client, same_server) {
+                (Has::Nothing, false | true, false | true) => IncomingSyn::Accept,
+                // The inspecting node has lost our answer, or tries from another port.
+                (Has::Handing, true, true) => IncomingSyn::Again,
+                // A late copy: the server's connection is the client's by now.
+                (Has::Direct, true, true) => IncomingSyn::Drop(DropReason::DuplicateHandover),
+                // An authenticated handover of another connection: the old one is over.
+                (Has::Handing | Has::Direct, false, false | true)
+                | (Has::Handing | Has::Direct, true, false) => IncomingSyn::Accept,
+            };
+            assert_eq!(incoming_syn(&option, e.as_ref()), expected, "{has:?}");
+        }
+    }
+}
+
+/// DESIGN 4.1, step 4 (the answer freezes the entry) and 6 (the FIN completes the handover).
+#[test]
+fn reply_table_is_exhaustive() {
+    for state in [state::INSPECT, state::FROZEN, state::PLACED] {
+        for kind in KINDS {
+            let expected = match (state, kind) {
+                (state::INSPECT, Kind::SynAck) => state::FROZEN,
+                (state::FROZEN, Kind::Fin | Kind::DataFin) => state::PLACED,
+                // A repeated answer freezes nothing again, and a FIN without one completes nothing.
+                (state::FROZEN | state::PLACED, Kind::SynAck)
+                | (state::INSPECT | state::PLACED, Kind::Fin | Kind::DataFin) => state,
+                // A refusal leaves the client its live inspector.
+                (
+                    state::INSPECT | state::FROZEN | state::PLACED,
+                    Kind::Syn | Kind::Ack | Kind::Data | Kind::Rst | Kind::RstAck,
+                ) => state,
+                (state::HANDING | state::DIRECT | 0 | 6.., _) => unreachable!("not inspecting"),
+            };
+            let (mut header, mut e) = (kind.header(), entry(state));
+            let before = header;
+            let shift = reply(&mut header, PORT, &handover(flag::SELF), &mut e, NOW);
+            let expected_shift = OptionShift {
+                set_tsecr: Some(777),
+                sack: DELTA.wrapping_neg(),
+                ..OptionShift::default()
+            };
+            assert_eq!(shift, Some(expected_shift));
+            assert_eq!(e.state, expected, "{} {kind:?}", state::name(state));
+            let ack = before
+                .ack
+                .minus(if kind.acknowledges() { DELTA } else { 0 });
+            assert_eq!(header, TcpHeader { ack, ..before });
+            // Another connection of the flow's has taken over: this one's are nobody's.
+            let mut e = entry(state);
+            assert_eq!(
+                reply(&mut header, PORT + 1, &handover(0), &mut e, NOW),
+                None
+            );
+            assert_eq!(e, entry(state));
+        }
+    }
+}
+
+/// Fig. 4, segment 4, and DESIGN 4.1's "where it ends travels with its segments".
+#[test]
+fn outgoing_table_is_exhaustive() {
+    for end_known in [false, true] {
+        for acknowledges_y in [false, true] {
+            for kind in KINDS {
+                for port in [PORT, PORT + 1] {
+                    outgoing_case(end_known, acknowledges_y, kind, port);
+                }
+            }
+        }
+    }
+}
+
+fn outgoing_case(end_known: bool, acknowledges_y: bool, kind: Kind, port: u16) {
+    let flags = if end_known { flag::REQUEST_END } else { 0 };
+    let mut e = entry(state::FROZEN);
+    let mut header = kind.header();
+    if !acknowledges_y {
+        header.ack = Y.plus(2);
+    }
+    let before = header;
+    let outcome = outgoing(&mut header, Some(888), port, &handover(flags), &mut e);
+    match (kind, port == PORT) {
+        // A SYN is the beginning of a handover, whichever was before.
+        (Kind::Syn | Kind::SynAck, true | false) => {
+            assert_eq!(outcome, Some(Outgoing::Syn));
+            let expected = TcpHeader {
+                seq: X,
+                ack: Y,
+                urgent: 40_000,
+                window: 99 << 3,
+                header_len: 60,
+                ..before
+            };
+            assert_eq!(header, expected);
+            assert_eq!((e.peer_port, e.seq_delta), (port, X.since(before.seq)));
+        }
+        (Kind::Ack | Kind::Data | Kind::Fin | Kind::DataFin | Kind::Rst | Kind::RstAck, false) => {
+            assert_eq!(outcome, None, "{kind:?} of a handover that gave way");
+            assert_eq!((header, e), (before, entry(state::FROZEN)));
+        }
+        (Kind::Ack | Kind::Data | Kind::Fin | Kind::DataFin | Kind::Rst | Kind::RstAck, true) => {
+            let carries = match kind {
+                Kind::Data | Kind::Fin | Kind::DataFin => true,
+                Kind::Syn | Kind::SynAck | Kind::Ack | Kind::Rst | Kind::RstAck => false,
+            };
+            let marked = end_known && acknowledges_y && carries;
+            let expected = TcpHeader {
+                seq: before.seq.plus(DELTA),
+                window: 99,
+                ack: if marked { X.plus(1 + 321) } else { before.ack },
+                reserved: if marked { REQUEST_END_BIT } else { 0 },
+                ..before
+            };
+            assert_eq!(header, expected, "{kind:?}");
+            let shift = OptionShift {
+                set_tsval: Some(555),
+                ..OptionShift::default()
+            };
+            assert_eq!(outcome, Some(Outgoing::Segment(shift)));
+        }
+    }
+    if outcome.is_some() {
+        assert_eq!(e.ts_delta, 888, "our kernel's clock, for the answers");
+    }
+}
+
+/// The client's half-close: the filter sends the FIN with the last data, and hides its acknowledgment from a
+/// kernel that has sent none.
+#[test]
+fn the_filter_sends_the_fin_of_a_half_closed_client() {
+    let flags = flag::REQUEST_END | flag::HALF_CLOSED;
+    for (len, last) in [(100 + 9, true), (100 + 10, false), (100 + 8, false)] {
+        let h = Handover {
+            request_len: len,
+            ..handover(flags)
+        };
+        let end = X.plus(1).plus(len);
+        let mut header = TcpHeader {
+            seq: X.plus(100).minus(DELTA),
+            ..Kind::Data.header()
+        };
+        outgoing(&mut header, None, PORT, &h, &mut entry(state::FROZEN));
+        assert_eq!(header.flags & FIN != 0, last, "a request of {len} bytes");
+        assert_eq!((header.ack, header.reserved), (end, REQUEST_END_BIT));
+        if last {
+            assert_eq!(header.end(), end, "the FIN is the request's end");
+        }
+        for (ack, fin) in [(end, 1), (end.minus(1), 0)] {
+            let mut header = TcpHeader {
+                ack,
+                ..Kind::Ack.header()
+            };
+            reply(&mut header, PORT, &h, &mut entry(state::FROZEN), NOW);
+            assert_eq!(
+                header.ack,
+                ack.minus(DELTA).minus(fin),
+                "the kernel's own number"
+            );
+        }
+    }
+}
+
+#[test]
+fn unknown_table_is_exhaustive() {
+    for kind in KINDS {
+        let expected = match kind {
+            // Its sender waits for nothing else.
+            Kind::Fin => Incoming::AnswerAck,
+            Kind::Syn
+            | Kind::SynAck
+            | Kind::Ack
+            | Kind::Data
+            | Kind::DataFin
+            | Kind::Rst
+            | Kind::RstAck => Incoming::Drop(DropReason::UnknownHandover),
+        };
+        assert_eq!(unknown(&kind.header()), expected, "{kind:?}");
+    }
+}
+
+/// What one node marks, the other understands: the end, and the acknowledgment behind it.
+#[test]
+fn a_marked_segment_survives_the_way() {
+    let mut sender = entry(state::FROZEN);
+    let mut header = TcpHeader {
+        seq: X.plus(1).minus(DELTA),
+        ..Kind::Data.header()
+    };
+    let h = handover(flag::REQUEST_END);
+    outgoing(&mut header, None, PORT, &h, &mut sender);
+    let mut receiver = ConnEntry {
+        seq_delta: 0x0bad_cafe,
+        ..entry(state::HANDING)
+    };
+    assert_eq!(
+        incoming(&mut header, &mut receiver, NOW),
+        Incoming::ToServer
+    );
+    assert_eq!(receiver.request_end, X.plus(1).plus(321));
+    assert_eq!(header.seq, X.plus(1), "the client's own number");
+    assert_eq!(
+        header.ack,
+        Y.plus(1).minus(0x0bad_cafe),
+        "the server's own number"
+    );
+}
