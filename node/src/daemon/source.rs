@@ -194,13 +194,7 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
     for service in &new.services {
         match old.services.iter().find(|s| s.name == service.name) {
             None => changes.push(format!("service {} added", service.name)),
-            // Where it stands in the file is no change.
-            Some(before)
-                if (Service {
-                    line: service.line,
-                    ..before.clone()
-                }) != *service =>
-            {
+            Some(before) if without_lines(before) != without_lines(service) => {
                 changes.push(format!("service {} changed", service.name));
             }
             Some(_) => {}
@@ -215,4 +209,14 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
         changes.push("ring changed".to_owned());
     }
     changes
+}
+
+/// A service as if it stood nowhere in a file: where it and its rules stand is no part of what they say.
+fn without_lines(service: &Service) -> Service {
+    let mut service = service.clone();
+    service.line = 0;
+    for rule in &mut service.rules {
+        rule.line = 0;
+    }
+    service
 }
