@@ -87,6 +87,16 @@ impl Response {
         Ok(Self { status, node, body })
     }
 
+    /// Reads a response and then the server's end of the connection: the server closes first, and the
+    /// client's port is free at once.
+    pub(crate) fn read_and_close(stream: TcpStream) -> io::Result<Self> {
+        let response = Self::read(&stream)?;
+        match (&stream).read(&mut [0])? {
+            0 => Ok(response),
+            _ => Err(io::Error::other("something follows the response")),
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -104,5 +114,5 @@ pub(crate) fn head(method: &str, path: &str, body: Option<usize>) -> String {
 pub(crate) fn get(lab: &Lab, from: Option<u16>, port: u16, path: &str) -> io::Result<Response> {
     let mut stream = connect(lab, from, port)?;
     stream.write_all(head("GET", path, None).as_bytes())?;
-    Response::read(stream)
+    Response::read_and_close(stream)
 }

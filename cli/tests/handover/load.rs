@@ -55,7 +55,7 @@ fn many_handovers(method: &'static Method) {
 }
 
 fn one_request(target: u64) -> Result<(), String> {
-    let text = |error: std::io::Error| error.to_string();
+    let text = |error: std::io::Error| format!("{:?}: {error}", error.kind());
     let mut stream = connect_here(None, vip(WEB)).map_err(|e| format!("connect: {e}"))?;
     let head = head("GET", &format!("/n{target}/1k"), None);
     stream.write_all(head.as_bytes()).map_err(text)?;

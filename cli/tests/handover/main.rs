@@ -3,11 +3,14 @@
 
 mod client;
 mod cluster;
+mod daemons;
 mod edges;
 mod failures;
 mod files;
 mod forged;
+mod l4;
 mod load;
+mod members;
 mod options;
 mod packet;
 mod servers;
@@ -45,6 +48,9 @@ fn main() -> ExitCode {
         load::CASES,
         options::CASES,
         forged::CASES,
+        members::CASES,
+        daemons::CASES,
+        l4::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         cases.into_iter().flatten().map(move |(name, case)| {

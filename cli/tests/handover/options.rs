@@ -88,7 +88,7 @@ struct Info {
 
 impl Info {
     fn of(cluster: &Cluster, place: Place, filter: &str) -> Self {
-        let said = cluster.ss(place, &["-Htin", filter]).unwrap();
+        let said = cluster.ss(place, &["-Htino", filter]).unwrap();
         let words: Vec<String> = said.split_whitespace().map(str::to_owned).collect();
         let scales = words
             .iter()

@@ -101,9 +101,9 @@ impl<T: Send + 'static> Server<T> {
             .expect("a connection reaches the server")
     }
 
-    /// Whether no further connection has been reported.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.results.try_recv().is_err()
+    /// How the next connection went, if it ends within this time.
+    pub(crate) fn result_within(&self, patience: Duration) -> Option<T> {
+        self.results.recv_timeout(patience).ok()
     }
 }
 

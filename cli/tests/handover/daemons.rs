@@ -1,0 +1,164 @@
+//! Daemons that die, end and come back: connections go on, and nobody is answered twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use dts_lab::{FileSet, Place, Segment, Signal, sha256};
+
+use crate::client::{Response, connect, get, head};
+use crate::cluster::{CLIENT, Cluster, Method, WEB, vip, wait_for};
+
+crate::cases![a_daemon_is_killed, a_daemon_ends, detach_leaves_nothing];
+
+/// Acceptance: kill -9 of a daemon during a 100 MB download: it completes; new connections of its arc
+/// are not answered twice; the restarted daemon takes over.
+fn a_daemon_is_killed(method: &'static Method) {
+    daemon_goes(method, Signal::KILL);
+}
+
+/// The same of SIGTERM.
+fn a_daemon_ends(method: &'static Method) {
+    daemon_goes(method, Signal::TERM);
+}
+
+fn daemon_goes(method: &'static Method, signal: Signal) {
+    let cluster = Cluster::up(method, 3);
+    let mut files = FileSet::new(9);
+    files.add("n2/huge", 100_000_000).unwrap();
+    cluster.publish(&[Place::Node(2)], &files).unwrap();
+    // The node that inspected the download, then the one that processes it.
+    for gone in [1, 2] {
+        let port = cluster.port_inspected_by(1);
+        // While it can still be asked.
+        let waiting = cluster.port_inspected_by(gone);
+        let later = cluster.port_inspected_by(gone);
+        let mut download = connect(&cluster, Some(port), WEB).unwrap();
+        let request = head("GET", "/n2/huge", None);
+        download.write_all(request.as_bytes()).unwrap();
+        let mut bytes = vec![0; 5_000_000];
+        download.read_exact(&mut bytes).unwrap();
+
+        let filter = format!("tcp port {WEB} and not port {port}");
+        let capture = cluster.capture(CLIENT, "eth0", &filter).unwrap();
+        cluster.stop_daemon(gone, signal).unwrap();
+        // A process's last thread, and its sockets, may outlive its first one for a moment.
+        thread::sleep(Duration::from_millis(100));
+        thread::scope(|scope| {
+            // Its SYNs are ignored at first: it succeeds when the daemon is back.
+            let waits = scope.spawn(|| get(&cluster, Some(waiting), WEB, "/n3/x"));
+            // Others' arcs are served meanwhile.
+            let other = cluster.port_of_another(gone);
+            assert_eq!(
+                get(&cluster, Some(other), WEB, "/n3/x").unwrap().status,
+                404
+            );
+            // Longer than the lease.
+            thread::sleep(Duration::from_millis(2500));
+            if waits.is_finished() {
+                panic!("nobody may answer in this arc: {:?}", waits.join());
+            }
+            cluster.start_daemon(gone).unwrap();
+            assert_eq!(waits.join().unwrap().unwrap().status, 404);
+            // The map outlived the daemon that is gone.
+            let refused = cluster.drops(gone, "lease_expired");
+            assert!(
+                refused > 0,
+                "the filter refused SYNs while the daemon was gone"
+            );
+        });
+        assert_eq!(
+            get(&cluster, Some(later), WEB, "/n2/x").unwrap().status,
+            404
+        );
+        download.read_to_end(&mut bytes).unwrap();
+        let response = Response::read(&bytes[..]).unwrap();
+        assert_eq!(sha256(&response.body), files.files()[0].sha256);
+
+        let segments = capture.stop().unwrap();
+        assert_answered_once(&segments);
+        let waited = segments
+            .iter()
+            .any(|s| s.source.port() == waiting && s.flags.syn);
+        assert!(waited, "the capture saw the client that waited");
+    }
+    // Nothing of the dead daemon's is left either.
+    cluster.wait_until_clean(Duration::from_secs(45));
+}
+
+/// No client saw SYN-ACKs of two nodes, of two initial sequence numbers, or a reset.
+#[track_caller]
+fn assert_answered_once(segments: &[Segment]) {
+    let mut answers: BTreeMap<SocketAddr, BTreeSet<([u8; 6], u32)>> = BTreeMap::new();
+    for segment in segments.iter().filter(|s| s.source == vip(WEB)) {
+        assert!(!segment.flags.rst, "a reset: {segment:?}");
+        if segment.flags.syn {
+            let answers = answers.entry(segment.destination).or_default();
+            answers.insert((segment.source_mac, segment.seq));
+        }
+    }
+    assert!(answers.len() >= 3, "{answers:?}");
+    for (client, answers) in answers {
+        assert_eq!(answers.len(), 1, "{client} was answered by {answers:?}");
+    }
+}
+
+impl Cluster {
+    /// A port of the client's whose connections a node inspects that is not this one.
+    fn port_of_another(&self, node: u8) -> u16 {
+        let asked = 1 + node % 3;
+        let remote = |port| SocketAddr::new(crate::cluster::client_address(), port);
+        (40_000..)
+            .find(|port| self.owner(asked, remote(*port)) != node)
+            .expect("there are others")
+    }
+}
+
+/// Acceptance: `dts detach` leaves nothing in the kernel.
+fn detach_leaves_nothing(method: &'static Method) {
+    let cluster = Cluster::with(method, 2, |spec| spec.cluster.daemons = false);
+    let before = snapshot(&cluster);
+    for node in cluster.nodes() {
+        cluster.start_daemon(node).unwrap();
+    }
+    wait_for("the cluster answers", Duration::from_secs(5), || {
+        let port = cluster.port_inspected_by(1);
+        get(&cluster, Some(port), WEB, "/n2/x").is_ok()
+    });
+    assert_ne!(
+        snapshot(&cluster),
+        before,
+        "the snapshot shows the daemon's work"
+    );
+    cluster.kill_daemon(1).unwrap();
+    cluster.stop_daemon(2, Signal::TERM).unwrap();
+    for node in cluster.nodes() {
+        let mut detach = Command::new(env!("CARGO_BIN_EXE_dts"));
+        detach
+            .args(["detach", "--config"])
+            .arg(cluster.daemon_config(node));
+        let output = cluster.exec(Place::Node(node), &detach).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(snapshot(&cluster), before);
+}
+
+/// What the daemons change on their nodes: addresses, routes, neighbours, settings, filters, pins.
+fn snapshot(cluster: &Cluster) -> Vec<String> {
+    const SCRIPT: &str = "ip -o addr; ip maddr; ip route show table all; \
+        ip neigh show nud permanent; tc qdisc show; \
+        tc filter show dev eth0 ingress; tc filter show dev eth0 egress; \
+        tc filter show dev eth1 ingress; tc filter show dev eth1 egress; \
+        sysctl -a 2>/dev/null | grep -E '^net\\.ipv4\\.(conf|tcp|ip)'";
+    let pins = |node: u8| format!("/sys/fs/bpf/dts-lab/{}-n{node}", cluster.spec().name);
+    let of_node = |node: u8| {
+        let kernel = cluster.sh(Place::Node(node), SCRIPT).unwrap();
+        let pins = std::fs::read_dir(pins(node)).map_or(0, Iterator::count);
+        // Lifetimes and counters of routes change by themselves.
+        format!("{kernel}pins: {pins}")
+    };
+    cluster.nodes().map(of_node).collect()
+}
