@@ -488,6 +488,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
     let own_tsval = scratch.scan.timestamp_pair().map(|(value, _)| value);
     match back::outgoing(&mut tcp.header, own_tsval, port, h, e) {
         None => return Err(DropReason::UnknownHandover),
+        Some(Outgoing::Needless) => return Err(DropReason::AfterHandover),
         Some(Outgoing::Segment(shift)) => {
             shift.apply(&mut scratch.scan);
             rewrite(skb, ip.l4(), tcp, Some(scratch))?;

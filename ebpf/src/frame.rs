@@ -9,6 +9,8 @@
 //! writes a checksum that it computed itself. One header stands for a whole GSO frame; its
 //! segments inherit it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR},
     helpers::generated as helper,
@@ -78,7 +80,8 @@ impl Skb {
     /// The `N` bytes at `offset`; `None` beyond the end.
     #[inline(always)]
     pub fn load<const N: usize>(self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
+        // Not zeroed first: that would be a loop, byte by byte.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `bytes` has room for N bytes; the helper checks the offset.
         let r = unsafe {
             helper::bpf_skb_load_bytes(
@@ -88,7 +91,12 @@ impl Skb {
                 N as u32,
             )
         };
-        (r == 0).then_some(bytes)
+        // SAFETY: the helper has written all N bytes when it returns 0.
+        if r == 0 {
+            Some(unsafe { bytes.assume_init() })
+        } else {
+            None
+        }
     }
 
     /// Overwrites the `N` bytes at `offset`.

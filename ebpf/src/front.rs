@@ -94,6 +94,15 @@ pub fn ingress(skb: Skb) -> Step {
         return Ok(Outcome::pass(Action::Other));
     };
     let vip = Addr::v4(ip.dst);
+    if ip.protocol == TCP && !ip.fragment {
+        // Most packets: one look-up says both that it is a VIP and what the port is for.
+        let Some(segment) = Segment::read(skb, &ip) else {
+            return malformed(&vip);
+        };
+        if let Some(service) = service(&vip, segment.tcp.header.destination) {
+            return tcp_ingress(skb, segment, service);
+        }
+    }
     if VIPS.get_ptr(&vip).is_none() {
         return other_ingress(skb, &ip, settings);
     }
@@ -101,7 +110,6 @@ pub fn ingress(skb: Skb) -> Step {
         return Err(DropReason::Fragment);
     }
     match ip.protocol {
-        TCP => tcp_ingress(skb, &ip, vip),
         ICMP => Ok(icmp::ingress(skb, &ip)),
         _ => Err(DropReason::NoService),
     }
@@ -129,18 +137,21 @@ fn other_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
     other
 }
 
+/// A TCP header that can't be read: nobody's business but a VIP's.
 #[inline(always)]
-fn tcp_ingress(skb: Skb, ip: &Ip, vip: Addr) -> Step {
-    let Some(segment) = Segment::read(skb, ip) else {
+fn malformed(to: &Addr) -> Step {
+    if VIPS.get_ptr(to).is_some() {
         return Err(DropReason::Malformed);
-    };
-    let t = &segment.tcp.header;
-    let Some(service) = service(&vip, t.destination) else {
-        return Err(DropReason::NoService);
-    };
+    }
+    Ok(Outcome::pass(Action::Other))
+}
+
+#[inline(always)]
+fn tcp_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Step {
+    let (t, ip) = (&segment.tcp.header, &segment.ip);
     segment.flow = FlowKey {
         remote: Addr::v4(ip.src),
-        local: vip,
+        local: Addr::v4(ip.dst),
         remote_port: t.source,
         local_port: t.destination,
     };
@@ -338,11 +349,11 @@ pub fn egress(skb: Skb) -> Step {
         return Ok(Outcome::pass(Action::Other));
     };
     let vip = Addr::v4(ip.src);
-    if ip.protocol != TCP || ip.fragment || VIPS.get_ptr(&vip).is_none() {
+    if ip.protocol != TCP || ip.fragment {
         return Ok(Outcome::pass(Action::Other));
     }
     let Some(segment) = Segment::read(skb, &ip) else {
-        return Err(DropReason::Malformed);
+        return malformed(&vip);
     };
     let t = &segment.tcp.header;
     let Some(service) = service(&vip, t.source) else {

@@ -25,7 +25,7 @@ use crate::current::{Current, InspectedService};
 use crate::handover::{Destination, Handovers, Read, Undecided};
 use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
-use crate::kernel::socket::{defer_accept, watch};
+use crate::kernel::socket::{acknowledge_at_once, defer_accept, watch};
 use crate::placement::NodeIndex;
 
 /// The listening sockets' queue of connections that wait to be accepted.
@@ -194,6 +194,8 @@ fn listen(service: &InspectedService) -> io::Result<Socket> {
     socket.set_reuse_port(true)?;
     socket.bind(&address(service).into())?;
     defer_accept(&socket, DEFER)?;
+    // Most requests are decided on at once, and then acknowledged by the server that has them.
+    acknowledge_at_once(&socket, false)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
@@ -345,7 +347,9 @@ impl Visit {
                 };
                 return Some(self.service.rules.overdue(reason));
             }
-            // Only a connection whose request comes in parts is waited for: most don't get here.
+            // Only a connection whose request comes in parts is waited for: most don't get here. Its
+            // client may wait for an acknowledgment before it sends the next part (RFC 1122 §4.2.3.4).
+            acknowledge_at_once(connection.socket(), true).ok()?;
             let readable = match waiting.take() {
                 Some(readable) => readable,
                 None => {

@@ -15,6 +15,9 @@ pub enum Outgoing {
     Syn,
     /// Any later segment, with this shift of its options.
     Segment(OptionShift),
+    /// An acknowledgment of the FIN that ended the handover. Nobody waits for it: the filter that sent
+    /// the FIN keeps no state of it.
+    Needless,
 }
 
 /// Shifts a segment of a handover connection into the client's sequence numbers (Fig. 4, segment 4).
@@ -35,6 +38,10 @@ pub fn outgoing(
         entry.seq_delta = entry.client_isn.since(header.seq);
     } else if entry.peer_port != port {
         return None;
+    }
+    if entry.state == state::PLACED && header.payload == 0 && header.flags & (SYN | FIN | RST) == 0
+    {
+        return Some(Outgoing::Needless);
     }
     if let Some(value) = own_tsval {
         entry.ts_delta = value;

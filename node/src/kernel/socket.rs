@@ -28,6 +28,16 @@ pub fn defer_accept(listener: &impl AsFd, patience: Duration) -> io::Result<()> 
     set_int(listener, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
+/// Says whether the kernel acknowledges data at once, or waits whether something will go the other way
+/// (TCP_QUICKACK). Turning it on sends an acknowledgment that is due. A listener's connections inherit it.
+///
+/// # Errors
+///
+/// When the socket is no TCP socket.
+pub fn acknowledge_at_once(socket: &impl AsFd, at_once: bool) -> io::Result<()> {
+    set_int(socket, libc::TCP_QUICKACK, at_once.into())
+}
+
 fn set_int(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the value is an int of the length given.
     let r = unsafe {
