@@ -154,7 +154,12 @@ impl SockRef {
     }
 }
 
-/// The offset of `tw_rcv_nxt` in the kernel's `struct tcp_timewait_sock`, set by the loader; 0: unknown.
+/// The offset of `skc_tw_rcv_nxt` in the part that the kernel's `struct tcp_timewait_sock` begins with, set by
+/// the loader; 0: unknown.
+///
+/// `used`, or the compiler takes its place for that of other constants of four zeros, and what the loader writes
+/// here shows up in checksums.
+#[used]
 #[unsafe(no_mangle)]
 static TW_RCV_NXT: u32 = 0;
 

@@ -11,7 +11,7 @@ use dts_core::{
 use crate::{
     Outcome, Step,
     facts::socket,
-    frame::{IPV4, Ip, Skb, TCP},
+    frame::{ETH, IPV4, Ip, Skb, TCP},
     front::{answers_for, entry, service},
     outcome,
 };
@@ -57,6 +57,10 @@ fn error(skb: Skb, ip: &Ip) -> Step {
         return Err(DropReason::NotMine);
     }
     let tcp = quote + header_len;
+    // Beyond the packet's end a frame may have padding, which is nobody's header.
+    if tcp + 8 > ETH + ip.total_len {
+        return Err(DropReason::Malformed);
+    }
     let Some(t) = skb.load::<8>(tcp) else {
         return Err(DropReason::Malformed);
     };

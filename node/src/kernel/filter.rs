@@ -159,7 +159,8 @@ impl Filter {
             source,
         })?;
         refuse_other_layouts(pins)?;
-        let tw_rcv_nxt = btf::field_offset("tcp_timewait_sock", "tw_rcv_nxt").unwrap_or(0);
+        // What the kernel calls tw_rcv_nxt is a field of the part that all sockets begin with.
+        let tw_rcv_nxt = btf::field_offset("sock_common", "skc_tw_rcv_nxt").unwrap_or(0);
         let mut loader = EbpfLoader::new();
         loader.override_global("TW_RCV_NXT", &tw_rcv_nxt, true);
         loader.map_max_entries("CONNECTIONS", connections);
