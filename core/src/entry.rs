@@ -70,6 +70,8 @@ pub mod flag {
     pub const ENDED: u32 = 1 << 11;
     /// Handover: the client has closed its side, and the request ends with its FIN.
     pub const HALF_CLOSED: u32 = 1 << 14;
+    /// Inspecting: our own kernel has sent a FIN on the handover connection, so its daemon has died.
+    pub const OWN_FIN: u32 = 1 << 15;
     /// Inspecting: a SYN of another connection came for the placed flow. The daemon asks whether the flow
     /// is alive still.
     pub const DOUBTED: u32 = 1 << 13;

@@ -56,6 +56,9 @@ pub fn outgoing(
         return Some(Outgoing::Syn);
     }
     header.window = entry.window;
+    if header.flags & FIN != 0 {
+        entry.flags |= flag::OWN_FIN;
+    }
     let end = entry.client_isn.plus(1).plus(h.request_len);
     let known = h.flags & flag::REQUEST_END != 0;
     // The client's FIN is the filter's: were it our kernel's, the kernel would be left in TIME_WAIT.
@@ -92,21 +95,32 @@ pub fn reply(
     if entry.peer_port != port {
         return None;
     }
+    // The server may acknowledge what came to it from the client itself before we have its SYN-ACK. Our
+    // kernel would answer with a reset (RFC 9293 §3.10.7.3), and that would end the client's connection.
+    if entry.state == state::INSPECT && header.flags & (SYN | RST) == 0 {
+        return None;
+    }
     if header.has(SYN | ACK) && matches!(entry.state, state::INSPECT | state::FROZEN) {
         entry.state = state::FROZEN;
         entry.peer = h.target;
         entry.flags = entry.flags & !flag::SELF | h.flags & flag::SELF;
         entry.used_at = now;
     }
+    let own_fin = entry.has(flag::OWN_FIN);
     if header.flags & FIN != 0 && entry.state == state::FROZEN {
         entry.state = state::PLACED;
         entry.used_at = now;
     }
     if header.flags & ACK != 0 {
-        // Our kernel knows nothing of the FIN that the filter has sent for the client.
+        // Our kernel knows nothing of the FIN that the filter has sent for the client, unless a daemon
+        // that died had it send one itself.
         let end = entry.client_isn.plus(1).plus(h.request_len);
-        let fin = h.flags & flag::HALF_CLOSED != 0 && header.ack == end;
+        let fin = h.flags & flag::HALF_CLOSED != 0 && !own_fin && header.ack == end;
         header.ack = header.ack.minus(entry.seq_delta).minus(fin as u32);
+    }
+    // Nobody will close a dead daemon's socket silently: a FIN would leave it in TIME_WAIT.
+    if header.flags & FIN != 0 && own_fin {
+        header.flags = RST | ACK;
     }
     Some(OptionShift {
         set_tsecr: Some(entry.ts_delta),
@@ -165,7 +179,10 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         entry.flags |= flag::REQUEST_END;
         header.ack = first_ack;
     }
-    if entry.state == state::DIRECT {
+    // A reset is the server's as long as the request's end is not known: the server may have reset the
+    // client, and wait for the rest of its handshake.
+    let reset_early = header.flags & RST != 0 && !entry.has(flag::REQUEST_END);
+    if entry.state == state::DIRECT && !reset_early {
         return over(header);
     }
     entry.used_at = now;

@@ -104,8 +104,16 @@ fn incoming_table_is_exhaustive() {
         /// It is known, and this segment ends elsewhere.
         EndsElsewhere,
         Direct,
+        /// The server has reset the connection before the request's end was known.
+        DirectOpen,
     }
-    for has in [Has::Open, Has::EndsHere, Has::EndsElsewhere, Has::Direct] {
+    for has in [
+        Has::Open,
+        Has::EndsHere,
+        Has::EndsElsewhere,
+        Has::Direct,
+        Has::DirectOpen,
+    ] {
         for kind in KINDS {
             let mut header = kind.header();
             let mut e = entry(state::HANDING);
@@ -119,7 +127,11 @@ fn incoming_table_is_exhaustive() {
                     e.flags |= flag::REQUEST_END;
                     e.request_end = header.end().plus(1);
                 }
-                Has::Direct => e.state = state::DIRECT,
+                Has::Direct => {
+                    e.state = state::DIRECT;
+                    e.flags |= flag::REQUEST_END;
+                }
+                Has::DirectOpen => e.state = state::DIRECT,
             }
             let expected = match (has, kind) {
                 (
@@ -133,9 +145,12 @@ fn incoming_table_is_exhaustive() {
                     Incoming::ResetServer
                 }
                 // Our FIN was lost: it says again that all has arrived.
-                (Has::Direct, Kind::Data | Kind::DataFin) => Incoming::AnswerFin,
-                (Has::Direct, Kind::Fin) => Incoming::AnswerAck,
-                (Has::Direct, Kind::Syn | Kind::SynAck | Kind::Ack | Kind::Rst | Kind::RstAck) => {
+                (Has::Direct | Has::DirectOpen, Kind::Data | Kind::DataFin) => Incoming::AnswerFin,
+                (Has::Direct | Has::DirectOpen, Kind::Fin) => Incoming::AnswerAck,
+                // Its kernel may still wait for the rest of the handshake.
+                (Has::DirectOpen, Kind::Rst | Kind::RstAck) => Incoming::ToServer,
+                (Has::Direct, Kind::Rst | Kind::RstAck)
+                | (Has::Direct | Has::DirectOpen, Kind::Syn | Kind::SynAck | Kind::Ack) => {
                     Incoming::Drop(DropReason::AfterHandover)
                 }
             };
@@ -225,47 +240,104 @@ fn incoming_syn_table_is_exhaustive() {
     }
 }
 
+/// Nobody closes a dead daemon's socket silently: our kernel's FIN is acknowledged as its own, and the
+/// target's becomes a reset, which leaves no socket behind.
+#[test]
+fn a_dead_daemons_kernel_gets_a_reset() {
+    let h = handover(flag::REQUEST_END | flag::HALF_CLOSED);
+    let end = X.plus(1).plus(h.request_len);
+    let answer = TcpHeader {
+        flags: FIN | ACK,
+        ack: end,
+        ..Kind::Fin.header()
+    };
+
+    let mut alive = entry(state::FROZEN);
+    let mut header = answer;
+    reply(&mut header, PORT, &h, &mut alive, NOW).unwrap();
+    // The FIN that it acknowledges is one that the filter added.
+    let own = end.minus(DELTA).minus(1);
+    assert_eq!((header.flags, header.ack), (FIN | ACK, own));
+
+    let mut dead = entry(state::FROZEN);
+    outgoing(&mut Kind::Fin.header(), None, PORT, &h, &mut dead).unwrap();
+    let mut header = answer;
+    reply(&mut header, PORT, &h, &mut dead, NOW).unwrap();
+    assert_eq!((header.flags, header.ack), (RST | ACK, end.minus(DELTA)));
+    assert_eq!(header.seq, answer.seq, "the one number that resets");
+    assert_eq!(dead.state, state::PLACED);
+}
+
 /// DESIGN 4.1, step 4 (the answer freezes the entry) and 6 (the FIN completes the handover).
 #[test]
 fn reply_table_is_exhaustive() {
-    for state in [state::INSPECT, state::FROZEN, state::PLACED] {
+    #[derive(Clone, Copy, Debug)]
+    enum Has {
+        Inspect,
+        Frozen,
+        Placed,
+    }
+    for has in [Has::Inspect, Has::Frozen, Has::Placed] {
         for kind in KINDS {
-            let expected = match (state, kind) {
-                (state::INSPECT, Kind::SynAck) => state::FROZEN,
-                (state::FROZEN, Kind::Fin | Kind::DataFin) => state::PLACED,
-                // A repeated answer freezes nothing again, and a FIN without one completes nothing.
-                (state::FROZEN | state::PLACED, Kind::SynAck)
-                | (state::INSPECT | state::PLACED, Kind::Fin | Kind::DataFin) => state,
+            let before = match has {
+                Has::Inspect => state::INSPECT,
+                Has::Frozen => state::FROZEN,
+                Has::Placed => state::PLACED,
+            };
+            let expected = match (has, kind) {
+                (Has::Inspect | Has::Frozen, Kind::SynAck) => Some(state::FROZEN),
+                (Has::Frozen, Kind::Fin | Kind::DataFin) => Some(state::PLACED),
+                // Our kernel would answer with a reset as long as it waits for the SYN-ACK.
+                (Has::Inspect, Kind::Ack | Kind::Data | Kind::Fin | Kind::DataFin) => None,
                 // A refusal leaves the client its live inspector.
+                (Has::Inspect, Kind::Syn | Kind::Rst | Kind::RstAck) => Some(before),
+                (Has::Frozen, Kind::Syn | Kind::Ack | Kind::Data | Kind::Rst | Kind::RstAck) => {
+                    Some(before)
+                }
+                // What is complete stays complete.
                 (
-                    state::INSPECT | state::FROZEN | state::PLACED,
-                    Kind::Syn | Kind::Ack | Kind::Data | Kind::Rst | Kind::RstAck,
-                ) => state,
-                (state::HANDING | state::DIRECT | 0 | 6.., _) => unreachable!("not inspecting"),
+                    Has::Placed,
+                    Kind::Syn
+                    | Kind::SynAck
+                    | Kind::Ack
+                    | Kind::Data
+                    | Kind::Fin
+                    | Kind::DataFin
+                    | Kind::Rst
+                    | Kind::RstAck,
+                ) => Some(before),
             };
-            let (mut header, mut e) = (kind.header(), entry(state));
-            let before = header;
-            let shift = reply(&mut header, PORT, &handover(flag::SELF), &mut e, NOW);
-            let expected_shift = OptionShift {
-                set_tsecr: Some(777),
-                sack: DELTA.wrapping_neg(),
-                ..OptionShift::default()
-            };
-            assert_eq!(shift, Some(expected_shift));
-            assert_eq!(e.state, expected, "{} {kind:?}", state::name(state));
-            let ack = before
-                .ack
-                .minus(if kind.acknowledges() { DELTA } else { 0 });
-            assert_eq!(header, TcpHeader { ack, ..before });
+            reply_case(before, kind, expected);
             // Another connection of the flow's has taken over: this one's are nobody's.
-            let mut e = entry(state);
+            let (mut header, mut e) = (kind.header(), entry(before));
             assert_eq!(
                 reply(&mut header, PORT + 1, &handover(0), &mut e, NOW),
                 None
             );
-            assert_eq!(e, entry(state));
+            assert_eq!((header, e), (kind.header(), entry(before)));
         }
     }
+}
+
+fn reply_case(before: u32, kind: Kind, expected: Option<u32>) {
+    let (mut header, mut e) = (kind.header(), entry(before));
+    let shift = reply(&mut header, PORT, &handover(flag::SELF), &mut e, NOW);
+    let expected_shift = expected.map(|_| OptionShift {
+        set_tsecr: Some(777),
+        sack: DELTA.wrapping_neg(),
+        ..OptionShift::default()
+    });
+    assert_eq!(shift, expected_shift, "{} {kind:?}", state::name(before));
+    assert_eq!(
+        e.state,
+        expected.unwrap_or(before),
+        "{} {kind:?}",
+        state::name(before)
+    );
+    let shifted = expected.is_some() && kind.acknowledges();
+    let was = kind.header();
+    let ack = was.ack.minus(if shifted { DELTA } else { 0 });
+    assert_eq!(header, TcpHeader { ack, ..was });
 }
 
 /// Fig. 4, segment 4, and DESIGN 4.1's "where it ends travels with its segments".
@@ -387,6 +459,32 @@ fn unknown_table_is_exhaustive() {
             | Kind::RstAck => Incoming::Drop(DropReason::UnknownHandover),
         };
         assert_eq!(unknown(&kind.header()), expected, "{kind:?}");
+    }
+}
+
+/// After the FIN only a late segment with something in it matters.
+#[test]
+fn acknowledgments_of_the_last_fin_are_needless() {
+    for kind in KINDS {
+        let mut header = kind.header();
+        let outcome = outgoing(
+            &mut header,
+            None,
+            PORT,
+            &handover(0),
+            &mut entry(state::PLACED),
+        );
+        let expected = match kind {
+            Kind::Ack => true,
+            Kind::Syn
+            | Kind::SynAck
+            | Kind::Data
+            | Kind::Fin
+            | Kind::DataFin
+            | Kind::Rst
+            | Kind::RstAck => false,
+        };
+        assert_eq!(outcome == Some(Outgoing::Needless), expected, "{kind:?}");
     }
 }
 
