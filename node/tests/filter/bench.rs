@@ -20,6 +20,7 @@ use dts_core::segment::{ACK, SYN};
 use dts_core::seq::Seq;
 use dts_core::verdict::Verdict;
 use dts_node::kernel::Filter;
+use dts_node::kernel::filter::pin_path;
 use dts_node::kernel::host::prepare_bpf;
 use nix::sched::{CloneFlags, unshare};
 use rustix::time::{ClockId, clock_gettime};
@@ -70,7 +71,8 @@ impl Bench {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (these tests need root)");
         ip("link set lo up");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pins = Path::new("/sys/fs/bpf").join(format!("dts-filter-{}-{number}", process::id()));
+        let name = format!("{}-{number}", process::id());
+        let pins = pin_path(Path::new("/sys/fs/bpf"), "dts-filter", &name);
         prepare_bpf(&pins).expect("a BPF file system");
         let filter = Filter::load(&pins, connections).expect("the kernel takes the filter");
         let bench = Self { filter, pins };
@@ -210,7 +212,8 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // Not `expect`: a panic here would hide the test's own.
-        let _ = std::fs::remove_dir_all(&self.pins);
+        let node = self.pins.parent().unwrap_or(&self.pins);
+        let _ = std::fs::remove_dir_all(node);
     }
 }
 

@@ -203,7 +203,7 @@ fn parts(frame: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn transport_checksum(header: &[u8], data: &[u8]) -> u16 {
-    let address = |at| [0, 1, 2, 3].map(|i| header[at + i]);
+    let address = |at: usize| [0, 1, 2, 3].map(|i| header[at + i]);
     match header[9] {
         6 => transport_sum(address(12), address(16), 6, data),
         _ => Sum16BitWords::new().add_slice(data).ones_complement(),

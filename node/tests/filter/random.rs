@@ -18,7 +18,7 @@ const BATCHES: usize = 50;
 const BATCH: usize = 20_000;
 
 /// Fewer than a batch's SYNs would fill: the table must be seen full.
-const ROOM: u32 = 2_000;
+const ROOM: u32 = 400;
 
 /// Flows with entries, some in each state.
 const FLOWS: u16 = 200;
@@ -42,6 +42,7 @@ fn a_million_frames_each_meet_one_named_verdict() {
     let bench = Bench::new(ROOM);
     let mut seen = vec![0; bench.stats().len()];
     for batch in 0..BATCHES {
+        bench.set_up();
         populate(&bench);
         bench.own(batch % 4 != 3);
         bench.lease(batch % 8 != 5);
@@ -116,7 +117,11 @@ fn run_batch(bench: &Bench, rng: &mut fastrand::Rng, seen: &mut [u64], seed: u64
     for (key, entry) in entries {
         let service = (key.flow.local, key.flow.local_port);
         assert_eq!(service, (Addr::v4(VIP), WEB), "seed {seed}: {entry:?}");
-        assert_ne!(state::name(entry.state), "unknown", "seed {seed}: {entry:?}");
+        assert_ne!(
+            state::name(entry.state),
+            "unknown",
+            "seed {seed}: {entry:?}"
+        );
     }
 }
 
@@ -208,7 +213,19 @@ fn any_frame(rng: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
             mend(&mut frame);
         }
     }
+    lengthen(&mut frame);
     (program, frame)
+}
+
+/// Newer kernels take no frame for BPF_PROG_TEST_RUN whose EtherType promises a header that isn't there;
+/// what follows that header may be as short as it likes.
+fn lengthen(frame: &mut Vec<u8>) {
+    let least = match frame[12..14] {
+        [0x08, 0x00] => ETH + 20,
+        [0x86, 0xdd] => ETH + 40,
+        _ => ETH + 1,
+    };
+    frame.resize(frame.len().max(least), 0);
 }
 
 /// Flips bits, overwrites bytes, cuts off or extends.
@@ -224,7 +241,11 @@ fn mutate(rng: &mut fastrand::Rng, frame: &mut Vec<u8>) {
             4 => frame[at] = rng.u8(..),
             5 => frame[at] = *rng.choice(&[0, 1, 2, 4, 5, 8, 253, 255]).expect("some"),
             6 => frame.truncate(rng.usize(LEAST..=frame.len())),
-            _ => frame.extend((0..rng.usize(1..60)).map(|_| rng.u8(..)).collect::<Vec<_>>()),
+            _ => frame.extend(
+                (0..rng.usize(1..60))
+                    .map(|_| rng.u8(..))
+                    .collect::<Vec<_>>(),
+            ),
         }
     }
 }
@@ -326,10 +347,7 @@ fn from_client(rng: &mut fastrand::Rng) -> Vec<u8> {
     match rng.u8(0..20) {
         0..4 => {
             let seq = near(rng, X);
-            let syn = Tcp {
-                seq,
-                ..syn(&flow)
-            };
+            let syn = Tcp { seq, ..syn(&flow) };
             with_ip_options(rng, syn).frame()
         }
         4..10 => {
@@ -501,9 +519,7 @@ fn some_icmp(
 /// A fragment of a segment: the first one, a later one, or nonsense.
 fn fragment(rng: &mut fastrand::Rng, segment: Tcp) -> Vec<u8> {
     let mut frame = segment.frame();
-    let field = *rng
-        .choice(&[0x2000, 0x2001, 0x0001, 0x1fff])
-        .expect("some");
+    let field = *rng.choice(&[0x2000, 0x2001, 0x0001, 0x1fff]).expect("some");
     frame[ETH + 6..ETH + 8].copy_from_slice(&u16::to_be_bytes(field));
     mend(&mut frame);
     frame

@@ -66,10 +66,9 @@ fn agree(bench: &Bench, ring: &Ring, weights: &[u16], flows: usize, rng: &mut fa
     let nodes = weights.len();
     let mut owned = vec![0; nodes];
     for node in 0..nodes as u32 {
-        let published =
-            bench
-                .filter
-                .publish_ring(node, ring.epoch(), *ring.hash(), ring.points());
+        let published = bench
+            .filter
+            .publish_ring(node, ring.epoch(), *ring.hash(), ring.points());
         published.expect("published");
         for _ in 0..flows.div_ceil(nodes) {
             let (remote, port) = (address(rng), rng.u16(..));
@@ -120,7 +119,9 @@ fn without_lease_or_ring_no_flow_is_owned() {
     // The lease says nothing of what is another's anyway.
     bench.own(false);
     assert_eq!(ask(&bench, &remote, 1), 0);
-    let empty = bench.filter.publish_ring(0, 9, RingHashSpec::default(), &[]);
+    let empty = bench
+        .filter
+        .publish_ring(0, 9, RingHashSpec::default(), &[]);
     empty.expect("published");
     assert_eq!(ask(&bench, &remote, 1), 3);
 }

@@ -11,8 +11,9 @@ use super::{
     inspected, placed, sack, same_as, to, web,
 };
 use crate::bench::{
-    BACK_MAC, Bench, CLIENT, CLIENT_MAC, DATA, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, OWN, PEER,
-    PEER_MAC, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released, server, syn, timestamps,
+    BACK_MAC, Bench, CLIENT, CLIENT_MAC, DATA, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, OWN,
+    PEER, PEER_MAC, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released, server, syn,
+    timestamps,
 };
 use crate::frame::{ETH, Ip, Tcp, arp, icmp, mend};
 
@@ -83,7 +84,13 @@ fn untouched() -> Vec<Row> {
     );
     copied.mark = TO_CLIENT;
     vec![
-        Row::done("TCP to the node itself", IN, frame(to_node), nothing, other()),
+        Row::done(
+            "TCP to the node itself",
+            IN,
+            frame(to_node),
+            nothing,
+            other(),
+        ),
         Row::done(
             "UDP to the node itself",
             IN,
@@ -130,7 +137,13 @@ fn syns() -> Vec<Row> {
         .then(|bench| {
             let e = bench.entry(web(), role::INSPECTING).expect("an entry");
             assert_eq!(
-                (e.state, e.client_isn, e.client_tsval, e.client_mss, e.client_scale),
+                (
+                    e.state,
+                    e.client_isn,
+                    e.client_tsval,
+                    e.client_mss,
+                    e.client_scale
+                ),
                 (state::INSPECT, Seq(X), 1000, 1460, 7)
             );
         }),
@@ -156,8 +169,20 @@ fn syns() -> Vec<Row> {
             same_as(Action::Pass),
         )
         .then(|bench| assert_eq!(bench.connections(), 0)),
-        Row::drop("another's SYN", IN, frame(syn(&web())), not_owner, DropReason::NotOwner),
-        Row::drop("another's SYN, not inspected", IN, frame(mail), not_owner, DropReason::NotOwner),
+        Row::drop(
+            "another's SYN",
+            IN,
+            frame(syn(&web())),
+            not_owner,
+            DropReason::NotOwner,
+        ),
+        Row::drop(
+            "another's SYN, not inspected",
+            IN,
+            frame(mail),
+            not_owner,
+            DropReason::NotOwner,
+        ),
         Row::drop(
             "an owned SYN after the lease",
             IN,
@@ -170,7 +195,9 @@ fn syns() -> Vec<Row> {
             IN,
             frame(syn(&web())),
             |bench| {
-                let empty = bench.filter.publish_ring(0, 2, RingHashSpec::default(), &[]);
+                let empty = bench
+                    .filter
+                    .publish_ring(0, 2, RingHashSpec::default(), &[]);
                 empty.expect("published");
             },
             DropReason::NoRing,
@@ -217,14 +244,30 @@ fn syns() -> Vec<Row> {
         Row::done(
             "the SYN that follows a connection that was handed to us goes to who inspected that",
             IN,
-            frame(new),
+            frame(new.clone()),
             |bench| {
                 direct_and_ended(bench);
                 bench.own(false);
             },
-            (Action::Released, Out::Passes(is_release)),
+            (Action::Released, Out::Passes(|out| is_release(out, &[]))),
         )
         .then(|bench| assert_eq!(bench.connections(), 0)),
+        Row::done(
+            "such a SYN with IP options",
+            IN,
+            frame(Tcp {
+                ip_options: vec![1; 8],
+                ..new
+            }),
+            |bench| {
+                direct_and_ended(bench);
+                bench.own(false);
+            },
+            (
+                Action::Released,
+                Out::Passes(|out| is_release(out, &[1; 8])),
+            ),
+        ),
         Row::drop(
             "a SYN to be released that has no room for the release",
             IN,
@@ -249,15 +292,15 @@ fn direct_and_ended(bench: &Bench) {
     });
 }
 
-/// A release has the time in it: made this second or the one before.
-fn is_release(out: &[u8]) {
+/// A release, followed by the SYN's own IP options. It has the time in it: this second's or the one's before.
+fn is_release(out: &[u8], ip_options: &[u8]) {
     let new = X.wrapping_add(90_000);
     let expected = [0, 1].map(|ago| {
         let mut segment = released(&web(), X, KEY);
         let (flow, at) = (web(), crate::bench::now().wrapping_sub(ago));
         let mut room = dts_core::handover::release::Room::default();
         dts_core::handover::release::emit(&KEY, &flow, [Seq(new), Seq(X)], at, &mut room);
-        segment.ip_options = room.bytes.to_vec();
+        segment.ip_options = [&room.bytes[..], ip_options].concat();
         segment.seq = new;
         (segment.to, segment.from) = (PEER_MAC, BACK_MAC);
         hex::encode(frame(segment))
@@ -288,7 +331,11 @@ fn refused() -> Vec<Row> {
     };
     let drop = |name, frame, reason| Row::drop(name, IN, frame, nothing, reason);
     vec![
-        drop("another port", frame(syn(&flow(1, 443))), DropReason::NoService),
+        drop(
+            "another port",
+            frame(syn(&flow(1, 443))),
+            DropReason::NoService,
+        ),
         drop(
             "UDP to the VIP",
             packet(VIP, 17, vec![0; 9]).frame(),
@@ -301,9 +348,21 @@ fn refused() -> Vec<Row> {
         ),
         drop("a first fragment", first, DropReason::Fragment),
         drop("a later fragment", later, DropReason::Fragment),
-        drop("a header of sixteen bytes", short_header, DropReason::Malformed),
-        drop("a packet that ends in its header", short_packet, DropReason::Malformed),
-        drop("a frame that ends in its header", cut, DropReason::Malformed),
+        drop(
+            "a header of sixteen bytes",
+            short_header,
+            DropReason::Malformed,
+        ),
+        drop(
+            "a packet that ends in its header",
+            short_packet,
+            DropReason::Malformed,
+        ),
+        drop(
+            "a frame that ends in its header",
+            cut,
+            DropReason::Malformed,
+        ),
         drop(
             "a handover frame at the front",
             frame(handover_in),
@@ -430,7 +489,12 @@ fn from_inspector() -> Vec<Row> {
     let x1 = X.wrapping_add(1);
     let at = flow(40_000, INSPECTOR);
     let answer = Tcp {
-        options: [&[2, 4, 5, 0xb4, 4, 2][..], &timestamps(4321, 1000)[2..], &[1, 3, 3, 9]].concat(),
+        options: [
+            &[2, 4, 5, 0xb4, 4, 2][..],
+            &timestamps(4321, 1000)[2..],
+            &[1, 3, 3, 9],
+        ]
+        .concat(),
         ..server(&at, Y, x1, SYN | ACK)
     };
     let seen = |segment: Tcp| Tcp {
@@ -449,7 +513,10 @@ fn from_inspector() -> Vec<Row> {
         .then(|bench| {
             let e = bench.entry(web(), role::INSPECTING).expect("an entry");
             assert!(e.has(flag::ANSWERED) && e.sack() && e.timestamps() && e.scaling());
-            assert_eq!((e.server_isn, e.server_tsval, e.announced_scale), (Seq(Y), 4321, 9));
+            assert_eq!(
+                (e.server_isn, e.server_tsval, e.announced_scale),
+                (Seq(Y), 4321, 9)
+            );
         }),
         Row::done(
             "the reset of a connection that was answered",
@@ -499,7 +566,13 @@ fn from_server() -> Vec<Row> {
         ("the end", direct, FIN | ACK, 0, 3),
         ("a reset after the handover", direct, RST, 0, 0),
         ("an answer with IP options", direct, DATA, 12, 5),
-        ("an answer before the end of the request", handing, DATA, 0, 9),
+        (
+            "an answer before the end of the request",
+            handing,
+            DATA,
+            0,
+            9,
+        ),
         ("an early end", handing, FIN | ACK, 0, 0),
     ] {
         rows.push(Row::done(
@@ -555,7 +628,12 @@ fn end_of_handover() -> Vec<Row> {
     let x1 = X.wrapping_add(1);
     let (y1, w1) = (Y.wrapping_add(1), W.wrapping_add(1));
     let answer = |segment: Tcp| Tcp {
-        options: [&[2, 4, 5, 0xb4, 4, 2][..], &timestamps(100, 1001)[2..], &[1, 3, 3, 6]].concat(),
+        options: [
+            &[2, 4, 5, 0xb4, 4, 2][..],
+            &timestamps(100, 1001)[2..],
+            &[1, 3, 3, 6],
+        ]
+        .concat(),
         ..segment
     };
     let acknowledges = |ack, options: Vec<u8>, payload| Tcp {
@@ -650,8 +728,22 @@ fn end_of_handover() -> Vec<Row> {
 }
 
 fn arp_rows() -> Vec<Row> {
-    let ask = |target| arp([0xff; 6], CLIENT_MAC, 1, (CLIENT_MAC, CLIENT), ([0; 6], target));
-    let answer = arp(CLIENT_MAC, FRONT_MAC, 2, (VIP_MAC, VIP), (CLIENT_MAC, CLIENT));
+    let ask = |target| {
+        arp(
+            [0xff; 6],
+            CLIENT_MAC,
+            1,
+            (CLIENT_MAC, CLIENT),
+            ([0; 6], target),
+        )
+    };
+    let answer = arp(
+        CLIENT_MAC,
+        FRONT_MAC,
+        2,
+        (VIP_MAC, VIP),
+        (CLIENT_MAC, CLIENT),
+    );
     let own = |sender: ([u8; 6], [u8; 4])| arp([0xff; 6], FRONT_MAC, 1, sender, ([0; 6], CLIENT));
     vec![
         Row::done(
@@ -661,7 +753,13 @@ fn arp_rows() -> Vec<Row> {
             nothing,
             (Action::ArpReply, Out::Frame(answer.clone())),
         ),
-        Row::done("who has the node's address?", IN, ask(OWN), nothing, same_as(Action::Other)),
+        Row::done(
+            "who has the node's address?",
+            IN,
+            ask(OWN),
+            nothing,
+            same_as(Action::Other),
+        ),
         Row::done("an ARP answer", IN, answer, nothing, same_as(Action::Other)),
         Row::done(
             "a question that would tie the VIP to the node",
@@ -724,8 +822,20 @@ fn icmp_rows() -> Vec<Row> {
     let [p, q] = INSPECTOR.to_be_bytes();
     let [r, s] = 40_000u16.to_be_bytes();
     let mut rows = vec![
-        Row::done("an echo request", IN, echo.clone(), nothing, same_as(Action::Echo)),
-        Row::drop("another's echo request", IN, echo.clone(), not_owner, DropReason::NotOwner),
+        Row::done(
+            "an echo request",
+            IN,
+            echo.clone(),
+            nothing,
+            same_as(Action::Echo),
+        ),
+        Row::drop(
+            "another's echo request",
+            IN,
+            echo.clone(),
+            not_owner,
+            DropReason::NotOwner,
+        ),
         Row::drop(
             "an echo request after the lease",
             IN,

@@ -1,0 +1,759 @@
+//! Rows of the network between the nodes.
+
+use dts_core::addr::Addr;
+use dts_core::entry::{flag, role, state};
+use dts_core::handover::{
+    AGREED, AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption,
+    OptionRoom,
+};
+use dts_core::segment::{ACK, CWR, ECE, FIN, REQUEST_END_BIT, RST, SYN};
+use dts_core::seq::Seq;
+use dts_core::verdict::{Action, DropReason};
+
+use super::{
+    OWN_PORT, Out, PEER_PORT, REQUEST_END, Row, begun, direct, frame, frozen, handing, handover,
+    inspected, outgoing, placed, sack, same_as, to, web,
+};
+use crate::bench::{
+    BACK_MAC, Bench, DATA, KEY, OWN, PEER, PEER_MAC, STRANGER, VIP, W, WEB, X, Y, client, flow,
+    handover_syn, now, option, own, peer, released, syn, timestamps,
+};
+use crate::frame::{ETH, Ip, Tcp, mend};
+
+const IN: &str = "back_ingress";
+const OUT: &str = "back_egress";
+
+pub(super) fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    rows.extend(untouched());
+    rows.extend(syns());
+    rows.extend(refused_syns());
+    rows.extend(to_server());
+    rows.extend(after());
+    rows.extend(outgoing_rows());
+    rows.extend(replies());
+    rows.extend(releases());
+    rows
+}
+
+fn nothing(_: &Bench) {}
+
+fn untouched() -> Vec<Row> {
+    let elsewhere = |port| Tcp {
+        dst: (OWN, port),
+        ..peer(22, PEER, 1, 1, ACK)
+    };
+    let udp = Ip {
+        to: BACK_MAC,
+        from: PEER_MAC,
+        src: PEER,
+        dst: OWN,
+        options: vec![],
+        protocol: 17,
+        fragment: 0,
+        payload: vec![0; 20],
+    };
+    let other = || same_as(Action::Other);
+    let to_vip = client(&web(), X, 0, SYN);
+    vec![
+        Row::done(
+            "TCP to another port",
+            IN,
+            frame(elsewhere(22)),
+            nothing,
+            other(),
+        ),
+        Row::done(
+            "TCP to another's port",
+            OUT,
+            frame(elsewhere(22).reversed()),
+            nothing,
+            other(),
+        ),
+        Row::done("UDP", IN, udp.frame(), nothing, other()),
+        Row::done(
+            "a client's SYN that nobody released",
+            IN,
+            frame(to_vip),
+            nothing,
+            other(),
+        ),
+        Row::done(
+            "an answer to a handover that was given up",
+            IN,
+            frame(own(OWN_PORT, 1, 1, ACK).reversed()),
+            nothing,
+            other(),
+        ),
+    ]
+}
+
+/// What the server is shown of a handover: the SYN of the client, with what was agreed.
+fn shown(options: &[u8], flags: u8) -> Tcp {
+    let mut padded = options.to_vec();
+    padded.resize(40, 1);
+    Tcp {
+        to: BACK_MAC,
+        from: PEER_MAC,
+        options: padded,
+        window: 0xfa00,
+        ..client(&web(), X, 0, flags)
+    }
+}
+
+fn syns() -> Vec<Row> {
+    let all = [
+        &[2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0x03, 0xe9, 0, 0, 0, 0][..],
+        &[1, 3, 3, 7],
+    ]
+    .concat();
+    let none = [&[2, 4, 0x05, 0xb4][..], &[1; 16]].concat();
+    let agreed = |agreed| HandoverOption {
+        agreed,
+        ..option(&web())
+    };
+    let syn = |o: &HandoverOption| handover_syn(o, PEER, PEER_PORT, KEY);
+    let ip_options = |segment: Tcp| Tcp {
+        ip_options: vec![1; 4],
+        ..segment
+    };
+    let everything = AGREED & !AGREED_ECN;
+    assert_eq!(everything, AGREED_SACK | AGREED_SCALE | AGREED_TIMESTAMPS);
+    vec![
+        Row::done(
+            "a handover SYN becomes the client's",
+            IN,
+            frame(syn(&agreed(everything))),
+            nothing,
+            to(Action::HandoverSyn, shown(&all, SYN)),
+        )
+        .then(|bench| {
+            let e = bench.entry(web(), role::PROCESSING).expect("an entry");
+            assert_eq!(
+                (e.state, e.client_isn, e.server_isn, e.peer, e.peer_port),
+                (state::HANDING, Seq(X), Seq(Y), Addr::v4(PEER), PEER_PORT)
+            );
+        }),
+        Row::done(
+            "a handover of a client that offered nothing",
+            IN,
+            frame(syn(&agreed(0))),
+            nothing,
+            to(Action::HandoverSyn, shown(&none, SYN)),
+        ),
+        Row::done(
+            "a handover with ECN",
+            IN,
+            frame(syn(&agreed(AGREED))),
+            nothing,
+            to(Action::HandoverSyn, shown(&all, SYN | ECE | CWR)),
+        ),
+        Row::done(
+            "a handover with IP options",
+            IN,
+            frame(ip_options(syn(&agreed(everything)))),
+            nothing,
+            to(Action::HandoverSyn, ip_options(shown(&all, SYN))),
+        ),
+        Row::done(
+            "a repeated handover SYN",
+            IN,
+            frame(syn(&agreed(everything))),
+            begun,
+            to(Action::HandoverSyn, shown(&all, SYN)),
+        ),
+        Row::done(
+            "a handover SYN in place of an older connection",
+            IN,
+            frame(syn(&agreed(everything))),
+            |bench| {
+                bench.processing(web(), PEER_PORT + 1, |e| {
+                    e.client_isn = Seq(99);
+                    e.state = state::DIRECT;
+                });
+            },
+            to(Action::HandoverSyn, shown(&all, SYN)),
+        )
+        .then(|bench| assert_eq!(bench.connections(), 1)),
+    ]
+}
+
+fn refused_syns() -> Vec<Row> {
+    let right = || option(&web());
+    let good = || handover_syn(&right(), PEER, PEER_PORT, KEY);
+    let with = |change: fn(&mut HandoverOption)| {
+        let mut o = right();
+        change(&mut o);
+        frame(handover_syn(&o, PEER, PEER_PORT, KEY))
+    };
+    let bytes = |at: usize, value: u8| {
+        let mut segment = good();
+        segment.options[at] = value;
+        frame(segment)
+    };
+    let drop = |name, frame, reason| Row::drop(name, IN, frame, nothing, reason);
+    let mut fragment = frame(good());
+    fragment[ETH + 6..ETH + 8].copy_from_slice(&[0x20, 0]);
+    mend(&mut fragment);
+    let mut short = frame(good());
+    short[ETH + 20 + 12] = 0x40;
+    vec![
+        drop(
+            "a stranger's handover",
+            frame(handover_syn(&right(), STRANGER, PEER_PORT, KEY)),
+            DropReason::NotMember,
+        ),
+        drop(
+            "a SYN without a DTS option",
+            frame(Tcp {
+                options: vec![],
+                ..good()
+            }),
+            DropReason::BadOption,
+        ),
+        drop(
+            "another option of forty bytes",
+            bytes(0, 254),
+            DropReason::BadOption,
+        ),
+        drop("another version", bytes(2, 0x4e), DropReason::BadOption),
+        drop("a reserved byte", bytes(8, 1), DropReason::BadOption),
+        drop("a scale of fifteen", bytes(3, 0xf9), DropReason::BadOption),
+        drop(
+            "a handover SYN with data",
+            frame(Tcp {
+                payload: vec![1],
+                ..good()
+            }),
+            DropReason::BadOption,
+        ),
+        drop("a changed byte", bytes(30, 0x99), DropReason::BadTag),
+        drop("a changed tag", bytes(39, 0), DropReason::BadTag),
+        drop(
+            "another's key",
+            frame(handover_syn(&right(), PEER, PEER_PORT, [0; 16])),
+            DropReason::BadTag,
+        ),
+        drop(
+            "another ISN than the tag's",
+            frame(Tcp { seq: 5, ..good() }),
+            DropReason::BadTag,
+        ),
+        drop(
+            "another port than the tag's",
+            frame(Tcp {
+                src: (PEER, 9),
+                ..good()
+            }),
+            DropReason::BadTag,
+        ),
+        drop(
+            "an old handover",
+            with(|o| o.made = now().wrapping_sub(100)),
+            DropReason::StaleHandover,
+        ),
+        drop(
+            "a handover of tomorrow",
+            with(|o| o.made = now().wrapping_add(100)),
+            DropReason::StaleHandover,
+        ),
+        drop(
+            "a service that is none of ours",
+            with(|o| o.service = 4711),
+            DropReason::UnknownService,
+        ),
+        drop("a fragment of a handover", fragment, DropReason::Fragment),
+        drop(
+            "a handover with a header of sixteen bytes",
+            short,
+            DropReason::Malformed,
+        ),
+        Row::drop(
+            "the SYN of a handover that is complete",
+            IN,
+            frame(good()),
+            direct,
+            DropReason::DuplicateHandover,
+        ),
+        Row::drop(
+            "a handover and no room",
+            IN,
+            frame(good()),
+            |bench| {
+                for port in 0..8 {
+                    bench.inspecting(flow(50_000 + port, WEB), |_| {});
+                }
+            },
+            DropReason::TableFull,
+        ),
+    ]
+}
+
+/// A segment of the flow's handover connection.
+fn segment(seq: u32, ack: u32, flags: u8) -> Tcp {
+    Tcp {
+        options: timestamps(1030, 5000),
+        ..peer(PEER_PORT, PEER, seq, ack, flags)
+    }
+}
+
+/// The same as the server is shown it.
+fn as_client(segment: &Tcp, ack: u32) -> Tcp {
+    let web = web();
+    Tcp {
+        src: (web.remote.v4_tail(), web.remote_port),
+        dst: (VIP, WEB),
+        reserved: 0,
+        ack,
+        ..segment.clone()
+    }
+}
+
+fn to_server() -> Vec<Row> {
+    let (x1, y1, w1) = (X.wrapping_add(1), Y.wrapping_add(1), W.wrapping_add(1));
+    let first = |payload| Tcp {
+        payload: vec![b'G'; payload],
+        ..segment(x1, y1, DATA)
+    };
+    // The last part of the request says where it ends in place of an acknowledgment.
+    let last = |ip_options| Tcp {
+        ip_options: vec![1; ip_options],
+        reserved: REQUEST_END_BIT,
+        ack: REQUEST_END,
+        ..first(99)
+    };
+    let unmarked = |bench: &Bench| {
+        handing(bench);
+        bench.clear();
+        bench.processing(web(), PEER_PORT, |e| {
+            super::answered_server(e);
+            e.flags &= !flag::REQUEST_END;
+        });
+    };
+    let half_close = Tcp {
+        flags: FIN | ACK,
+        ..segment(REQUEST_END.wrapping_sub(1), y1, 0)
+    };
+    let dying = Tcp {
+        flags: FIN | ACK,
+        ..segment(x1.wrapping_add(5), y1, 0)
+    };
+    let reset = Tcp {
+        options: vec![],
+        window: 0,
+        flags: RST | ACK,
+        ..as_client(&dying, w1)
+    };
+    let in_ = |segment| to(Action::HandoverIn, segment);
+    let mut rows = vec![
+        Row::done(
+            "the acknowledgment of the SYN-ACK",
+            IN,
+            frame(segment(x1, y1, ACK)),
+            handing,
+            in_(as_client(&segment(x1, y1, ACK), w1)),
+        ),
+        Row::done(
+            "a FIN that the inspecting node marked as the client's",
+            IN,
+            frame(half_close.clone()),
+            handing,
+            in_(as_client(&half_close, w1)),
+        ),
+        Row::done(
+            "a FIN in the middle of the request is a reset",
+            IN,
+            frame(dying),
+            handing,
+            in_(reset),
+        ),
+        Row::done(
+            "a reset",
+            IN,
+            frame(segment(x1, 0, RST)),
+            handing,
+            in_(as_client(&segment(x1, 0, RST), 0)),
+        ),
+    ];
+    for payload in [1, 99, 1448] {
+        let segment = first(payload);
+        let shown = as_client(&segment, w1);
+        rows.push(Row::done("data", IN, frame(segment), handing, in_(shown)));
+    }
+    for ip_options in [0, 8] {
+        let segment = last(ip_options);
+        let shown = as_client(&segment, w1);
+        let row = Row::done("the last data", IN, frame(segment), unmarked, in_(shown));
+        rows.push(row.then(|bench| {
+            let e = bench.entry(web(), role::PROCESSING).expect("an entry");
+            assert!(e.has(flag::REQUEST_END));
+            assert_eq!(e.request_end, Seq(REQUEST_END));
+        }));
+    }
+    rows
+}
+
+/// What the filter answers the inspecting node by itself.
+fn answer(seq: u32, ack: u32, flags: u8) -> (Action, Out) {
+    let answer = Tcp {
+        seq,
+        ack,
+        flags,
+        window: u16::MAX,
+        ..peer(PEER_PORT, PEER, 0, 0, 0).reversed()
+    };
+    to(Action::Answered, answer)
+}
+
+fn after() -> Vec<Row> {
+    let (x1, y1) = (X.wrapping_add(1), Y.wrapping_add(1));
+    let data = Tcp {
+        payload: vec![b'G'; 99],
+        ..segment(x1, y1, DATA)
+    };
+    let fin = segment(REQUEST_END, y1, FIN | ACK);
+    let late_fin = segment(REQUEST_END, y1.wrapping_add(1), FIN | ACK);
+    let fin_ack = FIN | ACK;
+    let after_fin = REQUEST_END.wrapping_add(1);
+    let drop = |name, segment, given, reason| Row::drop(name, IN, frame(segment), given, reason);
+    vec![
+        Row::done(
+            "data whose acknowledgment was lost",
+            IN,
+            frame(data.clone()),
+            direct,
+            answer(y1, REQUEST_END, fin_ack),
+        ),
+        Row::done(
+            "a FIN of who has not seen ours",
+            IN,
+            frame(fin),
+            direct,
+            answer(y1, after_fin, fin_ack),
+        ),
+        Row::done(
+            "a FIN of who has seen ours",
+            IN,
+            frame(late_fin.clone()),
+            direct,
+            answer(y1.wrapping_add(1), after_fin, ACK),
+        ),
+        Row::done(
+            "a FIN of a connection that is gone here",
+            IN,
+            frame(late_fin),
+            nothing,
+            answer(y1.wrapping_add(1), after_fin, ACK),
+        ),
+        drop(
+            "an acknowledgment after the handover",
+            segment(x1, y1, ACK),
+            direct,
+            DropReason::AfterHandover,
+        ),
+        drop(
+            "a reset after the handover",
+            segment(x1, 0, RST),
+            direct,
+            DropReason::AfterHandover,
+        ),
+        drop(
+            "data of a connection that is gone here",
+            data.clone(),
+            nothing,
+            DropReason::UnknownHandover,
+        ),
+        drop(
+            "data from another port",
+            Tcp {
+                src: (PEER, 9),
+                ..data
+            },
+            handing,
+            DropReason::UnknownHandover,
+        ),
+    ]
+}
+
+/// The flow is ready to be handed over: the entry of a client that the inspector has answered.
+fn ready(bench: &Bench) {
+    inspected(bench);
+    handover(bench, 0);
+}
+
+/// The handover has begun, and the request's end is known.
+fn sending(bench: &Bench) {
+    frozen(bench);
+    handover(bench, flag::REQUEST_END);
+}
+
+fn outgoing_rows() -> Vec<Row> {
+    let (x1, y1) = (X.wrapping_add(1), Y.wrapping_add(1));
+    let own_x1 = x1.wrapping_sub(1000);
+    let segment = |seq, ack, flags, options: Vec<u8>, payload| Tcp {
+        options,
+        payload: vec![b'G'; payload],
+        window: 0x7777,
+        ..own(OWN_PORT, seq, ack, flags)
+    };
+    // The client's last window and timestamp take our kernel's place.
+    let sent = |segment: Tcp, ack| Tcp {
+        seq: segment.seq.wrapping_add(1000),
+        window: 0x1f5,
+        ack,
+        ..segment
+    };
+    let mine = timestamps(9999, 5000);
+    let theirs = timestamps(1000, 5000);
+    let linux = syn(&web()).options;
+    let syn = |options: &[u8]| frame(segment(4444, 0, SYN, options.to_vec(), 0));
+    let acknowledgment = segment(own_x1, y1, ACK, mine.clone(), 0);
+    let mut rows = vec![
+        Row::done(
+            "the handover's SYN",
+            OUT,
+            syn(&linux),
+            ready,
+            (Action::HandoverOut, Out::Passes(is_handover_syn)),
+        ),
+        Row::done(
+            "the handover's SYN without options",
+            OUT,
+            syn(&[]),
+            ready,
+            (Action::HandoverOut, Out::Passes(is_handover_syn)),
+        ),
+        Row::done(
+            "an acknowledgment",
+            OUT,
+            frame(acknowledgment.clone()),
+            sending,
+            to(
+                Action::HandoverOut,
+                Tcp {
+                    options: theirs.clone(),
+                    ..sent(acknowledgment, y1)
+                },
+            ),
+        ),
+        Row::done(
+            "the reset of a connection that was given up",
+            OUT,
+            frame(own(OWN_PORT, 7, 0, RST)),
+            nothing,
+            same_as(Action::HandoverOut),
+        ),
+        Row::drop(
+            "another segment of such a connection",
+            OUT,
+            frame(own(OWN_PORT, 7, 0, ACK)),
+            nothing,
+            DropReason::UnknownHandover,
+        ),
+        Row::drop(
+            "a handover without an entry",
+            OUT,
+            frame(own(OWN_PORT, 7, 0, ACK)),
+            |bench| handover(bench, 0),
+            DropReason::UnknownHandover,
+        ),
+        Row::drop(
+            "a segment of a handover that gave way to another",
+            OUT,
+            frame(own(OWN_PORT, 7, 0, ACK)),
+            |bench| {
+                bench.inspecting(web(), |e| {
+                    outgoing(e);
+                    e.peer_port = OWN_PORT + 1;
+                });
+                handover(bench, 0);
+            },
+            DropReason::UnknownHandover,
+        ),
+        Row::drop(
+            "a handover SYN with data",
+            OUT,
+            frame(segment(4444, 0, SYN, linux.clone(), 5)),
+            ready,
+            DropReason::RewriteFailed,
+        ),
+    ];
+    for payload in [1, 99, 1448] {
+        for (options, shown) in [(vec![], vec![]), (mine.clone(), theirs.clone())] {
+            let data = segment(own_x1, y1, DATA, options, payload);
+            let marked = Tcp {
+                options: shown,
+                reserved: REQUEST_END_BIT,
+                ..sent(data.clone(), REQUEST_END)
+            };
+            let out = to(Action::HandoverOut, marked);
+            rows.push(Row::done(
+                "data with the request's end",
+                OUT,
+                frame(data),
+                sending,
+                out,
+            ));
+        }
+    }
+    rows
+}
+
+fn is_handover_syn(out: &[u8]) {
+    let bytes: [u8; 40] = out[ETH + 40..].try_into().expect("forty bytes of options");
+    // The option is compared by its meaning, all else byte by byte.
+    let expected = Tcp {
+        urgent: web().remote_port,
+        options: bytes.to_vec(),
+        // The client's window is 0x1f5 at scale 7; a SYN's is not scaled.
+        window: 0x1f5 << 7,
+        ..own(OWN_PORT, X, Y, SYN)
+    };
+    assert_eq!(hex::encode(out), hex::encode(frame(expected)));
+    let parsed = HandoverOption::parse(&bytes, Seq(X), Seq(Y), web().remote_port);
+    let parsed = parsed.expect("a DTS option");
+    let (made, server_tsval) = (parsed.made, parsed.server_tsval);
+    assert_eq!(
+        parsed,
+        HandoverOption {
+            client_tsval: 1000,
+            made,
+            server_tsval,
+            ..option(&web())
+        }
+    );
+    assert!(now().wrapping_sub(made) <= 1, "made at {made}");
+    let mut room = OptionRoom::default();
+    room.bytes = bytes;
+    let ends = HandoverEnds {
+        from: Addr::v4(OWN),
+        from_port: OWN_PORT,
+        to: Addr::v4(PEER),
+    };
+    assert!(parsed.tag_is_right(&KEY, &ends, &mut room), "the tag");
+}
+
+fn replies() -> Vec<Row> {
+    let (x1, y1) = (X.wrapping_add(1), Y.wrapping_add(1));
+    let reply = |seq, ack, flags, options: Vec<u8>| Tcp {
+        options,
+        ..own(OWN_PORT, seq, ack, flags).reversed()
+    };
+    let connecting = |bench: &Bench| {
+        bench.inspecting(web(), |e| {
+            super::answered_client(e);
+            outgoing(e);
+        });
+        handover(bench, 0);
+    };
+    let answer = |ack: u32, echo, edges: &[u32]| {
+        let mut options = timestamps(6000, echo);
+        options.extend(sack(edges));
+        reply(Y, ack, SYN | ACK, options)
+    };
+    let edges = [x1.wrapping_add(5), x1.wrapping_add(9)];
+    let own_edges = edges.map(|edge| edge.wrapping_sub(1000));
+    let fin = |ack| reply(y1, ack, FIN | ACK, vec![]);
+    vec![
+        Row::done(
+            "the answer to the handover's SYN",
+            IN,
+            frame(answer(x1, 1000, &edges)),
+            connecting,
+            to(
+                Action::HandoverReply,
+                answer(x1.wrapping_sub(1000), 8888, &own_edges),
+            ),
+        )
+        .then(|bench| {
+            let e = bench.entry(web(), role::INSPECTING).expect("an entry");
+            assert_eq!((e.state, e.peer), (state::FROZEN, Addr::v4(PEER)));
+        }),
+        Row::done(
+            "the FIN that ends the handover",
+            IN,
+            frame(fin(REQUEST_END)),
+            frozen,
+            to(Action::HandoverReply, fin(REQUEST_END.wrapping_sub(1000))),
+        )
+        .then(|bench| {
+            let e = bench.entry(web(), role::INSPECTING).expect("an entry");
+            assert_eq!(e.state, state::PLACED);
+        }),
+        Row::drop(
+            "an answer from another node than the target",
+            IN,
+            frame(Tcp {
+                src: (STRANGER, crate::bench::HANDOVER),
+                ..fin(REQUEST_END)
+            }),
+            frozen,
+            DropReason::UnknownHandover,
+        ),
+        Row::drop(
+            "an answer without an entry",
+            IN,
+            frame(fin(REQUEST_END)),
+            |bench| handover(bench, 0),
+            DropReason::UnknownHandover,
+        ),
+    ]
+}
+
+fn releases() -> Vec<Row> {
+    let old = X.wrapping_sub(1_000_000);
+    let plain = Tcp {
+        to: BACK_MAC,
+        from: PEER_MAC,
+        ..syn(&web())
+    };
+    let given = |bench: &Bench| {
+        bench.inspecting(web(), |e| {
+            e.state = state::PLACED;
+            e.client_isn = Seq(X.wrapping_sub(1_000_000));
+        });
+    };
+    let more = |segment: Tcp| Tcp {
+        ip_options: [segment.ip_options, vec![1; 8]].concat(),
+        ..segment
+    };
+    vec![
+        Row::done(
+            "a release ends the flow's entry, and the SYN arrives",
+            IN,
+            frame(released(&web(), old, KEY)),
+            given,
+            to(Action::ReleaseIn, plain.clone()),
+        )
+        .then(|bench| assert_eq!(bench.connections(), 0)),
+        Row::done(
+            "a release before other IP options",
+            IN,
+            frame(more(released(&web(), old, KEY))),
+            given,
+            to(
+                Action::ReleaseIn,
+                Tcp {
+                    ip_options: vec![1; 8],
+                    ..plain.clone()
+                },
+            ),
+        ),
+        Row::done(
+            "a release of an older connection than the entry's",
+            IN,
+            frame(released(&web(), old, KEY)),
+            placed,
+            to(Action::ReleaseIn, plain),
+        )
+        .then(|bench| assert_eq!(bench.connections(), 1)),
+        Row::drop(
+            "a forged release",
+            IN,
+            frame(released(&web(), old, [0; 16])),
+            given,
+            DropReason::BadTag,
+        )
+        .then(|bench| assert_eq!(bench.connections(), 1)),
+    ]
+}
