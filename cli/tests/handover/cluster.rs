@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{ClusterSpec, LabGuard, LabSpec, Network, Place};
+use dts_lab::{ClusterSpec, LabGuard, LabSpec, Network, Place, Signal};
 use dts_node::admin::{
     Client, ConnectionFilter, ConnectionView, Lookup, RingQuery, StatsView, StatusView,
 };
+
+use crate::client::PATIENCE;
 
 /// A way to hand connections over, with which every case is run.
 #[derive(Debug)]
@@ -72,7 +75,19 @@ impl Cluster {
     }
 
     fn ask(&self, node: u8) -> Client {
-        Client::connect(&self.daemon_socket(node)).unwrap()
+        Client::connect(&self.daemon_socket(node)).unwrap_or_else(|error| {
+            let log = fs::read_to_string(self.daemon_log(node)).unwrap_or_default();
+            panic!("{error}; the daemon's log:\n{log}")
+        })
+    }
+
+    /// Has a node's daemon end, and waits until its sockets are closed: its last thread, and they, outlive
+    /// the one that gives the process its state.
+    pub(crate) fn end_daemon(&self, node: u8, signal: Signal) {
+        self.stop_daemon(node, signal).unwrap();
+        wait_for("the daemon's sockets are closed", PATIENCE, || {
+            UnixStream::connect(self.daemon_socket(node)).is_err()
+        });
     }
 
     pub(crate) fn status(&self, node: u8) -> StatusView {

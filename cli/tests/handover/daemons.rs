@@ -1,18 +1,25 @@
 //! Daemons that die, end and come back: connections go on, and nobody is answered twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use dts_lab::{FileSet, Place, Segment, Signal, sha256};
+use dts_lab::{Effect, FileSet, Impairment, Network, Place, Segment, Signal, sha256};
 
 use crate::client::{Response, connect, get, head};
-use crate::cluster::{CLIENT, Cluster, Method, WEB, vip, wait_for};
+use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, vip, wait_for};
+use crate::servers::{Server, read_head};
+use crate::uploads::body;
 
-crate::cases![a_daemon_is_killed, a_daemon_ends, detach_leaves_nothing];
+crate::cases![
+    a_daemon_is_killed,
+    a_daemon_ends,
+    a_daemon_is_killed_during_handovers,
+    detach_leaves_nothing,
+];
 
 /// Acceptance: kill -9 of a daemon during a 100 MB download: it completes; new connections of its arc
 /// are not answered twice; the restarted daemon takes over.
@@ -44,9 +51,7 @@ fn daemon_goes(method: &'static Method, signal: Signal) {
 
         let filter = format!("tcp port {WEB} and not port {port}");
         let capture = cluster.capture(CLIENT, "eth0", &filter).unwrap();
-        cluster.stop_daemon(gone, signal).unwrap();
-        // A process's last thread, and its sockets, may outlive its first one for a moment.
-        thread::sleep(Duration::from_millis(100));
+        cluster.end_daemon(gone, signal);
         thread::scope(|scope| {
             // Its SYNs are ignored at first: it succeeds when the daemon is back.
             let waits = scope.spawn(|| get(&cluster, Some(waiting), WEB, "/n3/x"));
@@ -117,6 +122,63 @@ impl Cluster {
     }
 }
 
+/// A daemon that dies in the middle of a handover never makes a truncated request look complete: the
+/// server gets all of it or a reset.
+fn a_daemon_is_killed_during_handovers(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let server = Server::start(&cluster, 2, APP, |mut stream: TcpStream| {
+        let (_, mut body) = read_head(&mut stream)?;
+        stream.read_to_end(&mut body)?;
+        Ok::<_, io::Error>(sha256(&body))
+    });
+    let delay = Effect::Delay {
+        delay: Duration::from_millis(30),
+        jitter: Duration::ZERO,
+    };
+    cluster
+        .impair(&Impairment::of_network(Network::Back, delay))
+        .unwrap();
+    // Small enough for the client to be rid of it at once: it ends in the inspector's hands.
+    let (first, rest) = (body(40_000), body(20_000));
+    let (mut whole, mut reset) = (0, 0);
+    for half_closed in [true, false] {
+        // The handover's SYN, its answer, the request in several flights, its acknowledgment.
+        for pause in [10, 40, 55, 65, 80, 100, 200] {
+            let mut stream = connect(&cluster, Some(cluster.port_inspected_by(1)), APP).unwrap();
+            let request = [&b"PUT /n2/x HTTP/1.0\r\n\r\n"[..], &first].concat();
+            stream.write_all(&request).unwrap();
+            if half_closed {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            thread::sleep(Duration::from_millis(pause));
+            cluster.end_daemon(1, Signal::KILL);
+            if !half_closed {
+                // It may have been reset by now.
+                let _ = stream.write_all(&rest);
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+            let sent = if half_closed { &[] } else { &rest[..] };
+            let case = format!("killed {pause} ms later, half-closed: {half_closed}");
+            match server.result_within(Duration::from_secs(2)) {
+                None => assert!(pause < 60, "{case}: the server must have heard"),
+                Some(Ok(sum)) => {
+                    let all = [&first[..], sent].concat();
+                    assert_eq!(sum, sha256(&all), "{case}: truncated");
+                    whole += 1;
+                }
+                Some(Err(error)) => {
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{case}");
+                    reset += 1;
+                }
+            }
+            cluster.start_daemon(1).unwrap();
+        }
+    }
+    assert!(whole > 0, "the last ones were complete");
+    println!("killed in mid-handover: {whole} requests whole, {reset} reset");
+    cluster.wait_until_clean(Duration::from_secs(60));
+}
+
 /// Acceptance: `dts detach` leaves nothing in the kernel.
 fn detach_leaves_nothing(method: &'static Method) {
     let cluster = Cluster::with(method, 2, |spec| spec.cluster.daemons = false);
@@ -133,8 +195,8 @@ fn detach_leaves_nothing(method: &'static Method) {
         before,
         "the snapshot shows the daemon's work"
     );
-    cluster.kill_daemon(1).unwrap();
-    cluster.stop_daemon(2, Signal::TERM).unwrap();
+    cluster.end_daemon(1, Signal::KILL);
+    cluster.end_daemon(2, Signal::TERM);
     for node in cluster.nodes() {
         let mut detach = Command::new(env!("CARGO_BIN_EXE_dts"));
         detach

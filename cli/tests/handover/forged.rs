@@ -116,7 +116,7 @@ fn forged_handovers(method: &'static Method) {
     const EACH: u16 = 5000;
     let cluster = Cluster::up(method, 3);
     // The forger is where n3 was: in the back network, without a filter.
-    cluster.stop_daemon(3, Signal::TERM).unwrap();
+    cluster.end_daemon(3, Signal::TERM);
     let mut detach = Command::new(env!("CARGO_BIN_EXE_dts"));
     detach
         .args(["detach", "--config"])

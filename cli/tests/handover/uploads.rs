@@ -43,7 +43,9 @@ fn uploads_while_the_handover_is_slow(method: &'static Method) {
         }
         assert_answer(&Response::read(&stream).unwrap(), target, &body);
     }
-    assert_eq!(cluster.tcp_counter(CLIENT, "TCPTimeouts"), 0);
+    for place in cluster.spec().node_places().chain([CLIENT]) {
+        assert_eq!(cluster.tcp_counter(place, "TCPTimeouts"), 0, "{place}");
+    }
 }
 
 fn application_cluster(method: &'static Method) -> Cluster {
