@@ -37,7 +37,7 @@ impl Tcp {
         tcp.extend(self.dst.1.to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
-        tcp.push(((20 + self.options.len()) / 4 << 4) as u8 | self.reserved);
+        tcp.push((((20 + self.options.len()) / 4) << 4) as u8 | self.reserved);
         tcp.push(self.flags);
         tcp.extend(self.window.to_be_bytes());
         tcp.extend([0; 2]);

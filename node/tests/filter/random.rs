@@ -147,7 +147,8 @@ fn populate(bench: &Bench) {
             let handover = Handover {
                 flow,
                 target: Addr::v4(if i % 2 == 0 { PEER } else { SELF_ADDRESS }),
-                flags: flag::REQUEST_END * u32::from(i % 3 == 0) | flag::SELF * u32::from(i % 2),
+                flags: (flag::REQUEST_END * u32::from(i % 3 == 0))
+                    | (flag::SELF * u32::from(i % 2)),
                 request_len: 100,
             };
             let set = bench.filter.set_handover(FIRST_OWN + i, &handover);
