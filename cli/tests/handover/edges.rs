@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use dts_lab::{Effect, Impairment, Network, sha256};
 
-use crate::client::{PATIENCE, Response, connect, head, reset};
-use crate::cluster::{APP, CLIENT, Cluster, Method, WEB};
+use crate::client::{Response, connect, head, reset};
+use crate::cluster::{APP, Cluster, Method, WEB};
 use crate::servers::{Server, read_head};
 use crate::uploads::body;
 
@@ -228,7 +228,5 @@ fn an_answer_before_the_request_is_read(method: &'static Method) {
             assert_eq!(status.unwrap(), 413, "from n{target}, back slow: {slow}");
         }
     }
-    assert!(PATIENCE > TRACES);
-    assert_eq!(cluster.tcp_counter(CLIENT, "TCPTimeouts"), 0);
     cluster.wait_until_clean(TRACES);
 }
