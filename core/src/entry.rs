@@ -97,7 +97,8 @@ pub struct ConnEntry {
     /// Processing: what is added to the server's timestamp values. Inspecting: our kernel's last
     /// timestamp value on the handover connection.
     pub ts_delta: u32,
-    /// The sequence number after the request (its FIN counted).
+    /// Processing: the sequence number after the request (its FIN counted). Inspecting: the one after
+    /// what our kernel has sent of it.
     pub request_end: Seq,
     /// The highest acknowledgment that this node's kernel has sent to the client.
     pub acked: Seq,

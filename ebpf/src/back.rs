@@ -4,7 +4,7 @@ use dts_core::{
     addr::{Addr, FlowKey},
     decide::back::{self, Incoming, IncomingSyn, Outgoing},
     entry::{ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{AGREED, AGREED_ECN, HandoverEnds, HandoverOption, OPTION_LEN, release},
+    handover::{AGREED, AGREED_ECN, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OPTION_LEN, release},
     segment::{ACK, CWR, ECE, FIN, RST, SYN, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
@@ -248,9 +248,12 @@ fn syn_ingress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outc
         read_option(skb, segment, room)?;
         verify(room, settings)?;
         agree(room);
-        note_handover(skb, room, settings, segment.tcp.header.window)?;
+        let answered = note_handover(skb, room, settings, segment.tcp.header.window)?;
 
         segment.flow = room.flow;
+        if answered {
+            return Ok(answer_syn(skb, segment, settings));
+        }
         let Segment { ip, tcp, flow } = segment;
         tcp.header.source = flow.remote_port;
         tcp.header.destination = flow.local_port;
@@ -335,21 +338,23 @@ fn verify(room: &mut SynRoom, settings: &NodeSettings) -> Result<(), DropReason>
     Ok(())
 }
 
-/// Makes or refreshes the processing entry of a verified handover.
+/// Makes or refreshes the processing entry of a verified handover; whether the server has answered it
+/// before.
 #[inline(never)]
 fn note_handover(
     skb: Skb,
     room: &mut SynRoom,
     settings: &NodeSettings,
     window: u16,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     let Some((own_mac, peer_mac)) = macs(skb) else {
         return Err(DropReason::Malformed);
     };
     let found = entry(&room.flow, role::PROCESSING);
-    match back::incoming_syn(&room.option, found.as_deref()) {
+    let decision = back::incoming_syn(&room.option, found.as_deref());
+    match decision {
         IncomingSyn::Drop(reason) => return Err(reason),
-        IncomingSyn::Again => {
+        IncomingSyn::Again | IncomingSyn::Answer => {
             if let Some(e) = found {
                 e.peer = room.ends.from;
                 e.peer_port = room.ends.from_port;
@@ -387,9 +392,39 @@ fn note_handover(
         peer: room.ends.from,
         port: room.ends.from_port.into(),
     };
-    PEERS
-        .insert(&peer, &room.flow, 0)
-        .map_err(|_| DropReason::TableFull)
+    match PEERS.insert(&peer, &room.flow, 0) {
+        Ok(()) => Ok(matches!(decision, IncomingSyn::Answer)),
+        Err(_) => Err(DropReason::TableFull),
+    }
+}
+
+/// Repeats the server's SYN-ACK in its stead, from what the entry says of it. Timestamps are left out:
+/// the server's clock is not known here, and both ends do without them on this connection.
+#[inline(never)]
+fn answer_syn(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let (Some(e), Ok(room)) = (entry(&segment.flow, role::PROCESSING), syn_room()) else {
+            return Err(DropReason::UnknownHandover);
+        };
+        let unscaled = if e.has(flag::UNSCALED) { AGREED_SCALE } else { 0 };
+        room.option.agreed &= !(AGREED_TIMESTAMPS | unscaled);
+        room.option.client_scale = e.own_scale;
+        agree(room);
+        let Segment { ip, tcp, .. } = segment;
+        let t = &mut tcp.header;
+        (t.source, t.destination) = (t.destination, t.source);
+        t.flags = SYN | ACK;
+        (t.seq, t.ack) = (e.server_isn, e.client_isn.plus(1));
+        (t.urgent, t.window) = (0, u16::MAX);
+        let Some(scratch) = options(skb, ip.l4(), 60) else {
+            return Err(DropReason::Malformed);
+        };
+        replace_options(skb, ip, tcp, scratch, &room.agreed)?;
+        set_addresses(skb, ip, ip.dst, ip.src)?;
+        skb.set_macs(&e.peer_mac, &e.own_mac)?;
+        let code = if e.has(flag::SELF) { skb.arrive(settings.back) } else { skb.send(settings.back) };
+        Ok(Outcome::redirect(Action::Answered, code))
+    })
 }
 
 /// A client's SYN that another node sends on: the flow's last connection is over there.

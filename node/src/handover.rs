@@ -477,11 +477,20 @@ impl Carrier<'_> {
             // Otherwise the last segment waits until the others are acknowledged.
             stream.set_nodelay(true)?;
         }
-        stream.write_all(request).await?;
+        let (mut from, mut to) = stream.split();
         let mut nothing = [0; 1];
-        match stream.read(&mut nothing).await? {
-            0 => {}
-            _ => return Err(io::ErrorKind::InvalidData.into()),
+        // The client may have sent the server the rest of the request itself, which is then complete
+        // before all of it is written here.
+        let read = tokio::select! {
+            biased;
+            written = to.write_all(request) => {
+                written?;
+                from.read(&mut nothing).await
+            }
+            read = from.read(&mut nothing) => read,
+        };
+        if read? != 0 {
+            return Err(io::ErrorKind::InvalidData.into());
         }
         if let Some(stream) = self.stream.take() {
             socket::close_silently(OwnedFd::from(stream.into_std()?))?;

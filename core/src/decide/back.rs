@@ -36,6 +36,7 @@ pub fn outgoing(
     if syn {
         entry.peer_port = port;
         entry.seq_delta = entry.client_isn.since(header.seq);
+        entry.request_end = entry.client_isn.plus(1);
     } else if entry.peer_port != port {
         return None;
     }
@@ -56,6 +57,9 @@ pub fn outgoing(
         return Some(Outgoing::Syn);
     }
     header.window = entry.window;
+    if header.end().is_after(entry.request_end) {
+        entry.request_end = header.end();
+    }
     if header.flags & FIN != 0 {
         entry.flags |= flag::OWN_FIN;
     }
@@ -112,11 +116,11 @@ pub fn reply(
         entry.used_at = now;
     }
     if header.flags & ACK != 0 {
-        // Our kernel knows nothing of the FIN that the filter has sent for the client, unless a daemon
-        // that died had it send one itself.
-        let end = entry.client_isn.plus(1).plus(h.request_len);
-        let fin = h.flags & flag::HALF_CLOSED != 0 && !own_fin && header.ack == end;
-        header.ack = header.ack.minus(entry.seq_delta).minus(fin as u32);
+        // Our kernel must not hear of more than it has sent, or it ignores the segment: not of the FIN
+        // that the filter has sent for the client, and not of what came from the client itself.
+        let sent = entry.request_end;
+        let acked = if header.ack.is_after(sent) { sent } else { header.ack };
+        header.ack = acked.minus(entry.seq_delta);
     }
     // Nobody will close a dead daemon's socket silently: a FIN would leave it in TIME_WAIT.
     if header.flags & FIN != 0 && own_fin {
@@ -136,6 +140,10 @@ pub enum IncomingSyn {
     Accept,
     /// The same handover once more, perhaps from another port: note the port, then to the server.
     Again,
+    /// The same once more, although the server has answered: its SYN-ACK was lost. Note the port, and
+    /// answer in its stead. The server may not: a segment of the client's own may have completed the
+    /// handshake, and then it takes the SYN for a forged one.
+    Answer,
     /// Drop it.
     Drop(DropReason),
 }
@@ -146,6 +154,7 @@ pub enum IncomingSyn {
 pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSyn {
     match entry {
         Some(e) if e.client_isn == o.client_isn && e.server_isn == o.server_isn => match e.state {
+            state::HANDING if e.has(flag::ANSWERED) => IncomingSyn::Answer,
             state::HANDING => IncomingSyn::Again,
             _ => IncomingSyn::Drop(DropReason::DuplicateHandover),
         },

@@ -6,8 +6,8 @@ use dts_core::addr::{Addr, FlowKey};
 use dts_core::decide::back::{self, Incoming, IncomingSyn, Outgoing};
 use dts_core::decide::front::{self, FromInspector, FromServer, Ingress};
 use dts_core::decide::{Facts, Ownership, Port, Socket, shift};
-use dts_core::entry::{ConnEntry, ConnKey, Handover, role};
-use dts_core::handover::{AGREED, HandoverEnds, HandoverOption, OptionRoom};
+use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role};
+use dts_core::handover::{AGREED, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom};
 use dts_core::segment::{ACK, FIN, OptionBytes, OptionScan, RST, SYN, TCP_HEADER, TcpHeader, scan};
 use dts_core::seq::Seq;
 
@@ -18,7 +18,7 @@ pub(crate) const WEB: u16 = 80;
 pub(crate) const INSPECTOR: u16 = 8081;
 pub(crate) const HANDOVER: u16 = 7084;
 /// As the filter has it.
-pub(crate) const TIMESTAMP_MARGIN: u32 = 2;
+pub(crate) const TIMESTAMP_MARGIN: u32 = 50;
 const SERVICE: u16 = 7;
 const KEY: [u8; 16] = *b"a key for tests.";
 
@@ -289,7 +289,7 @@ impl Node {
             return (Some(packet), None);
         }
         if packet.header.flags & (SYN | ACK | RST) == SYN {
-            return (self.handover_syn(packet), None);
+            return self.handover_syn(packet);
         }
         let peer = (Addr::v4(packet.src), packet.header.source);
         let flow = self.peers.get(&peer).copied();
@@ -329,7 +329,7 @@ impl Node {
         (None, Some(Packet::bare(packet.dst, packet.src, header)))
     }
 
-    fn handover_syn(&mut self, mut packet: Packet) -> Option<Packet> {
+    fn handover_syn(&mut self, mut packet: Packet) -> (Option<Packet>, Option<Packet>) {
         let t = packet.header;
         let bytes = *packet.options.bytes.first_chunk().expect("forty of 64");
         let option = HandoverOption::parse(&bytes, t.seq, t.ack, t.urgent).expect("a DTS option");
@@ -348,8 +348,12 @@ impl Node {
             local_port: WEB,
         };
         match back::incoming_syn(&option, self.entry(flow, role::PROCESSING).map(|e| &*e)) {
-            IncomingSyn::Drop(_) => return None,
-            IncomingSyn::Again => {}
+            IncomingSyn::Drop(_) => return (None, None),
+            IncomingSyn::Again => self.note_port(flow, ends.from, t.source),
+            IncomingSyn::Answer => {
+                self.note_port(flow, ends.from, t.source);
+                return (None, Some(self.repeat_answer(flow, option, packet)));
+            }
             IncomingSyn::Accept => {
                 let mut entry = back::accept(&option, t.window, now());
                 entry.peer = ends.from;
@@ -371,7 +375,38 @@ impl Node {
             urgent: 0,
             ..t
         };
-        Some(packet.with_options(&agreed))
+        (Some(packet.with_options(&agreed)), None)
+    }
+
+    fn note_port(&mut self, flow: FlowKey, peer: Addr, port: u16) {
+        let entry = self.entry(flow, role::PROCESSING).expect("it was found");
+        (entry.peer, entry.peer_port) = (peer, port);
+        self.peers.insert((peer, port), flow);
+    }
+
+    /// The server's SYN-ACK once more, from what the entry says of it.
+    fn repeat_answer(&mut self, flow: FlowKey, option: HandoverOption, packet: Packet) -> Packet {
+        let e = *self.entry(flow, role::PROCESSING).expect("it was found");
+        let unscaled = if e.has(flag::UNSCALED) { AGREED_SCALE } else { 0 };
+        let shown = HandoverOption {
+            agreed: option.agreed & !(AGREED_TIMESTAMPS | unscaled),
+            client_scale: e.own_scale,
+            ..option
+        };
+        let mut agreed = [0; 40];
+        shown.agreed_options(&mut agreed);
+        let header = TcpHeader {
+            source: packet.header.destination,
+            destination: packet.header.source,
+            seq: e.server_isn,
+            ack: e.client_isn.plus(1),
+            flags: SYN | ACK,
+            window: u16::MAX,
+            urgent: 0,
+            ..packet.header
+        };
+        let answer = Packet { src: packet.dst, dst: packet.src, header, ..packet };
+        answer.with_options(&agreed)
     }
 }
 

@@ -199,9 +199,10 @@ fn incoming_syn_table_is_exhaustive() {
     enum Has {
         Nothing,
         Handing,
+        Answered,
         Direct,
     }
-    for has in [Has::Nothing, Has::Handing, Has::Direct] {
+    for has in [Has::Nothing, Has::Handing, Has::Answered, Has::Direct] {
         for (same_client, same_server) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
@@ -223,17 +224,23 @@ fn incoming_syn_table_is_exhaustive() {
             let e = match has {
                 Has::Nothing => None,
                 Has::Handing => Some(entry(state::HANDING)),
+                Has::Answered => Some(ConnEntry {
+                    flags: flag::ANSWERED,
+                    ..entry(state::HANDING)
+                }),
                 Has::Direct => Some(entry(state::DIRECT)),
             };
             let expected = match (has, same_client, same_server) {
                 (Has::Nothing, false | true, false | true) => IncomingSyn::Accept,
-                // The inspecting node has lost our answer, or tries from another port.
+                // The inspecting node tries again, or from another port.
                 (Has::Handing, true, true) => IncomingSyn::Again,
+                // It has lost our answer.
+                (Has::Answered, true, true) => IncomingSyn::Answer,
                 // A late copy: the server's connection is the client's by now.
                 (Has::Direct, true, true) => IncomingSyn::Drop(DropReason::DuplicateHandover),
                 // An authenticated handover of another connection: the old one is over.
-                (Has::Handing | Has::Direct, false, false | true)
-                | (Has::Handing | Has::Direct, true, false) => IncomingSyn::Accept,
+                (Has::Handing | Has::Answered | Has::Direct, false, false | true)
+                | (Has::Handing | Has::Answered | Has::Direct, true, false) => IncomingSyn::Accept,
             };
             assert_eq!(incoming_syn(&option, e.as_ref()), expected, "{has:?}");
         }
@@ -253,6 +260,7 @@ fn a_dead_daemons_kernel_gets_a_reset() {
     };
 
     let mut alive = entry(state::FROZEN);
+    alive.request_end = end.minus(1);
     let mut header = answer;
     reply(&mut header, PORT, &h, &mut alive, NOW).unwrap();
     // The FIN that it acknowledges is one that the filter added.
@@ -260,7 +268,13 @@ fn a_dead_daemons_kernel_gets_a_reset() {
     assert_eq!((header.flags, header.ack), (FIN | ACK, own));
 
     let mut dead = entry(state::FROZEN);
-    outgoing(&mut Kind::Fin.header(), None, PORT, &h, &mut dead).unwrap();
+    dead.request_end = end.minus(1);
+    let mut fin = TcpHeader {
+        seq: end.minus(1).minus(DELTA),
+        payload: 0,
+        ..Kind::Fin.header()
+    };
+    outgoing(&mut fin, None, PORT, &h, &mut dead).unwrap();
     let mut header = answer;
     reply(&mut header, PORT, &h, &mut dead, NOW).unwrap();
     assert_eq!((header.flags, header.ack), (RST | ACK, end.minus(DELTA)));
@@ -434,7 +448,9 @@ fn the_filter_sends_the_fin_of_a_half_closed_client() {
                 ack,
                 ..Kind::Ack.header()
             };
-            reply(&mut header, PORT, &h, &mut entry(state::FROZEN), NOW);
+            let mut e = entry(state::FROZEN);
+            e.request_end = end.minus(1);
+            reply(&mut header, PORT, &h, &mut e, NOW);
             assert_eq!(
                 header.ack,
                 ack.minus(DELTA).minus(fin),
@@ -513,4 +529,27 @@ fn a_marked_segment_survives_the_way() {
         Y.plus(1).minus(0x0bad_cafe),
         "the server's own number"
     );
+}
+
+/// The client may have sent the server itself what our kernel has still to send: our kernel hears of no
+/// more than it has sent.
+#[test]
+fn a_kernel_hears_of_no_more_than_it_has_sent() {
+    let h = handover(flag::REQUEST_END);
+    let mut e = entry(state::FROZEN);
+    e.request_end = X.plus(1);
+    let mut header = TcpHeader {
+        seq: X.plus(1).minus(DELTA),
+        ..Kind::Data.header()
+    };
+    let sent = header.end().plus(DELTA);
+    outgoing(&mut header, None, PORT, &h, &mut e).unwrap();
+    for (acked, heard) in [(sent.minus(1), sent.minus(1)), (sent, sent), (sent.plus(7), sent)] {
+        let mut header = TcpHeader {
+            ack: acked,
+            ..Kind::Ack.header()
+        };
+        reply(&mut header, PORT, &h, &mut e, NOW).unwrap();
+        assert_eq!(header.ack, heard.minus(DELTA));
+    }
 }
