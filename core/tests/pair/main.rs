@@ -265,6 +265,7 @@ enum Daemon {
     Reading(Vec<u8>),
     Connecting(Vec<u8>, SocketHandle),
     Sending(Vec<u8>, SocketHandle),
+    Done,
 }
 
 impl Daemon {
@@ -297,12 +298,15 @@ impl Daemon {
                     let sent = socket.send_slice(&rest).expect("it can send");
                     rest.drain(..sent);
                 }
-                // The processing node ends the handover (DTS §2.2).
+                // The processing node ends the handover (DTS §2.2). It may have had the rest of the request
+                // from the client itself.
                 if socket.state() == State::CloseWait {
-                    socket.close();
+                    stack.forget(handle);
+                    return Self::Done;
                 }
                 Self::Sending(rest, handle)
             }
+            Self::Done => Self::Done,
         }
     }
 }
@@ -395,19 +399,16 @@ fn exchange(seed: u64, weather: Weather, head: usize, body: usize, answer: usize
     assert!(received == answer, "the answer as it was sent");
 }
 
-/// Whether the handover is complete: both entries in their last state, and its connection closed.
+/// Whether the handover is complete: both entries in their last state, and its connection gone.
 fn handed_over(world: &mut World, daemon: &Daemon) -> bool {
-    let Daemon::Sending(rest, handle) = daemon else {
-        return false;
-    };
-    let closed = world.stacks[0].socket(*handle).state() == State::Closed;
     let placed = world.nodes[0]
         .entry(flow(), role::INSPECTING)
         .map(|e| e.state);
     let direct = world.nodes[1]
         .entry(flow(), role::PROCESSING)
         .map(|e| e.state);
-    rest.is_empty() && closed && (placed, direct) == (Some(state::PLACED), Some(state::DIRECT))
+    matches!(daemon, Daemon::Done)
+        && (placed, direct) == (Some(state::PLACED), Some(state::DIRECT))
 }
 
 #[test]
