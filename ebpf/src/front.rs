@@ -423,7 +423,7 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
                 Ok(to_peer(skb, segment, e, settings))
             }
             FromServer::ToPeer => {
-                header.seq = header.seq.plus(e.seq_delta);
+                shift::to_peer(e, header);
                 Ok(to_peer(skb, segment, e, settings))
             }
             FromServer::RefusePeer => {

@@ -104,6 +104,19 @@ pub fn to_client(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
     }
 }
 
+/// Server to inspecting node, during a handover: the sequence number becomes what the client expects.
+///
+/// Until the request's end is known, nothing is acknowledged. What the server has may have come from the
+/// client itself, and a kernel whose data counts as delivered would not repeat the lost segment that says
+/// where the request ends.
+#[inline(always)]
+pub fn to_peer(entry: &ConnEntry, header: &mut TcpHeader) {
+    header.seq = header.seq.plus(entry.seq_delta);
+    if !entry.has(flag::REQUEST_END) {
+        header.ack = entry.client_isn.plus(1);
+    }
+}
+
 /// Moves a window field from one scale to another, rounding down: never more than was offered.
 #[inline(always)]
 #[must_use]

@@ -224,7 +224,7 @@ impl Node {
                 vec![to_peer(packet, &e)]
             }
             FromServer::ToPeer => {
-                packet.header.seq = packet.header.seq.plus(e.seq_delta);
+                shift::to_peer(&e, &mut packet.header);
                 vec![to_peer(packet, &e)]
             }
             FromServer::ToClient => vec![to_client(packet, &e)],
