@@ -1,10 +1,14 @@
 //! The network between the nodes: handover connections, and SYNs that another node releases.
 
+use aya_ebpf::bindings::TC_ACT_OK;
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::back::{self, Incoming, IncomingSyn, Outgoing},
     entry::{ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{AGREED, AGREED_ECN, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OPTION_LEN, release},
+    handover::{
+        AGREED, AGREED_ECN, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption,
+        OPTION_LEN, release,
+    },
     segment::{ACK, CWR, ECE, FIN, RST, SYN, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
@@ -158,16 +162,27 @@ fn processing_entry(segment: &mut Segment) -> Option<&'static mut ConnEntry> {
     entry(&segment.flow, role::PROCESSING)
 }
 
-/// Lets a rewritten segment arrive at the front, where a client's would: routes are checked there.
+/// Gives a rewritten segment to the server's kernel.
 #[inline(never)]
 fn to_front(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Action) -> Outcome {
     outcome(|| {
-        let flow = &segment.flow;
-        let (src, dst) = (flow.remote.v4_tail(), flow.local.v4_tail());
+        let (src, dst) = (segment.flow.remote.v4_tail(), segment.flow.local.v4_tail());
         set_addresses(skb, &segment.ip, src, dst)?;
-        skb.set_mark(FROM_BACK);
-        Ok(Outcome::redirect(action, skb.arrive(settings.front)))
+        Ok(give(skb, settings, action))
     })
+}
+
+/// Lets the kernel take a client's segment here, or, where a strict reverse path filter would drop it, at
+/// the front, where a client's segments come from.
+#[inline(always)]
+fn give(skb: Skb, settings: &NodeSettings, action: Action) -> Outcome {
+    if settings.open_back != 0 {
+        skb.accept();
+        // Not on to the next program: where front and back are one interface, that is the front's.
+        return Outcome::redirect(action, TC_ACT_OK);
+    }
+    skb.set_mark(FROM_BACK);
+    Outcome::redirect(action, skb.arrive(settings.front))
 }
 
 /// Turns a FIN that nobody meant into a reset for the server.
@@ -185,11 +200,7 @@ fn reset_server(skb: Skb, segment: &Segment, e: &ConnEntry, settings: &NodeSetti
             ..TcpHeader::default()
         };
         make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
-        skb.set_mark(FROM_BACK);
-        Ok(Outcome::redirect(
-            Action::HandoverIn,
-            skb.arrive(settings.front),
-        ))
+        Ok(give(skb, settings, Action::HandoverIn))
     })
 }
 
@@ -406,7 +417,11 @@ fn answer_syn(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outco
         let (Some(e), Ok(room)) = (entry(&segment.flow, role::PROCESSING), syn_room()) else {
             return Err(DropReason::UnknownHandover);
         };
-        let unscaled = if e.has(flag::UNSCALED) { AGREED_SCALE } else { 0 };
+        let unscaled = if e.has(flag::UNSCALED) {
+            AGREED_SCALE
+        } else {
+            0
+        };
         room.option.agreed &= !(AGREED_TIMESTAMPS | unscaled);
         room.option.client_scale = e.own_scale;
         agree(room);
@@ -422,7 +437,11 @@ fn answer_syn(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outco
         replace_options(skb, ip, tcp, scratch, &room.agreed)?;
         set_addresses(skb, ip, ip.dst, ip.src)?;
         skb.set_macs(&e.peer_mac, &e.own_mac)?;
-        let code = if e.has(flag::SELF) { skb.arrive(settings.back) } else { skb.send(settings.back) };
+        let code = if e.has(flag::SELF) {
+            skb.arrive(settings.back)
+        } else {
+            skb.send(settings.back)
+        };
         Ok(Outcome::redirect(Action::Answered, code))
     })
 }

@@ -228,7 +228,7 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
     outcome(|| {
         let l4 = segment.ip.l4();
         let flow = &segment.flow;
-        let processing = entry(flow, role::PROCESSING);
+        let mut processing = entry(flow, role::PROCESSING);
         let opens = segment.tcp.header.opens();
         // While a handover to oneself begins, the flow has both entries.
         let answered = processing.as_ref().is_some_and(|e| e.has(flag::ANSWERED));
@@ -251,9 +251,10 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
         };
         let header = &segment.tcp.header;
         let now = now_ms();
-        match front::ingress_l7(header, &scratch.scan, inspecting, processing, now, &facts) {
+        let found = processing.as_deref_mut();
+        match front::ingress_l7(header, &scratch.scan, inspecting, found, now, &facts) {
             Ingress::Drop(reason) => return Err(reason),
-            Ingress::ToServer => return to_server(skb, segment, scratch),
+            Ingress::ToServer => return to_server(skb, segment, scratch, processing),
             Ingress::Challenge | Ingress::Pass => {
                 skb.accept();
                 return Ok(Outcome::pass(Action::Challenge));
@@ -270,8 +271,13 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
 }
 
 #[inline(always)]
-fn to_server(skb: Skb, segment: &mut Segment, scratch: &mut Scratch) -> Step {
-    let Some(entry) = entry(&segment.flow, role::PROCESSING) else {
+fn to_server(
+    skb: Skb,
+    segment: &mut Segment,
+    scratch: &mut Scratch,
+    entry: Option<&mut ConnEntry>,
+) -> Step {
+    let Some(entry) = entry else {
         return Err(DropReason::NotMine);
     };
     shift::to_server(entry, &mut segment.tcp.header).apply(&mut scratch.scan);
@@ -410,11 +416,11 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
         let Some(scratch) = options(skb, l4, segment.tcp.header.header_len.into()) else {
             return Err(DropReason::Malformed);
         };
-        let found = entry(&segment.flow, role::PROCESSING);
-        let decision = front::egress_server(&segment.tcp.header, &scratch.scan, found, now_ms());
         let Some(e) = entry(&segment.flow, role::PROCESSING) else {
             return Err(DropReason::NoEntry);
         };
+        let header = &segment.tcp.header;
+        let decision = front::egress_server(header, &scratch.scan, Some(&mut *e), now_ms());
         let header = &mut segment.tcp.header;
         match decision {
             FromServer::Drop(reason) => Err(reason),

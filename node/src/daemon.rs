@@ -35,8 +35,9 @@ use crate::worker::{self, Heartbeats, WorkerError};
 
 mod source;
 
-/// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
-const CLOCK_PERIOD: Duration = Duration::from_secs(5);
+/// How often the filter is told how monotonic time and Unix time go together, and whether the reverse path
+/// filter is strict: somebody may set either.
+const SETTINGS_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often the interfaces are looked at.
 const LINK_PERIOD: Duration = Duration::from_millis(500);
@@ -156,7 +157,7 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
         source,
     })?;
     tokio::spawn(Arc::new(housekeeper).run());
-    tokio::spawn(keep_clock(Arc::clone(&daemon.filter)));
+    tokio::spawn(keep_settings(Arc::clone(&daemon)));
     tokio::spawn(keep_host(Arc::clone(&daemon)));
     let lease = Lease::keep(Arc::clone(&daemon.filter), lease, heartbeats)?;
     let listener = claim.listen()?;
@@ -433,8 +434,9 @@ fn tell_filter(
         front: applied.front_index,
         back: applied.back_index,
         handover_port: config.cluster.handover_port.into(),
+        open_back: open_back(&config.node.back).into(),
         front_mac: applied.front_mac,
-        reserved: [0; 6],
+        reserved: [0; 2],
     })?;
     let flows = &current.flows;
     filter.publish_ring(
@@ -467,24 +469,44 @@ async fn keep_host(daemon: Arc<Daemon>) {
     }
 }
 
-/// Tells the filter the time of day now and then.
-async fn keep_clock(filter: Arc<Filter>) {
-    let mut ticks = interval(CLOCK_PERIOD);
+/// Tells the filter now and then what may change: the time of day, and the reverse path filter.
+async fn keep_settings(daemon: Arc<Daemon>) {
+    let filter = &daemon.filter;
+    let mut ticks = interval(SETTINGS_PERIOD);
     loop {
         ticks.tick().await;
         let told = filter.node().and_then(|node| {
-            let offset = clock::unix_offset();
-            if node.clock_offset == offset {
+            let changed = NodeSettings {
+                clock_offset: clock::unix_offset(),
+                open_back: open_back(&daemon.attachment.back).into(),
+                ..node
+            };
+            if node == changed {
                 return Ok(());
             }
-            filter.set_node(&NodeSettings {
-                clock_offset: offset,
-                ..node
-            })
+            filter.set_node(&changed)
         });
         if let Err(error) = told {
-            tracing::error!("cannot tell the filter the time: {error}");
+            tracing::error!("cannot tell the filter of its node: {error}");
         }
+    }
+}
+
+/// Whether a client's segment may arrive at the back: the kernel's reverse path filter is off there, or only
+/// wants some route to the client (`rp_filter`, the larger value of `all` and the interface counts).
+fn open_back(back: &str) -> bool {
+    const STRICT: u32 = 1;
+    let value = |interface: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u32>()
+            .ok()
+    };
+    match (value("all"), value(back)) {
+        (Some(all), Some(own)) => all.max(own) != STRICT,
+        _ => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Keeping the connection table true: entries go when their sockets have gone, here and on the node that
 //! inspected the connection.
 //!
-//! Every second the table is read. Entries that were used lately are left alone; the kernel is asked about
+//! Every two seconds the table is read. Entries that were used lately are left alone; the kernel is asked about
 //! the sockets of the others (see [`Filter::sweep`]). A processing entry whose socket is gone, or only
 //! waits in TIME_WAIT, is over: the inspecting node is told, until it says that it has noted it.
 
@@ -26,7 +26,7 @@ use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::{Filter, FilterError};
 
 /// How often the table is read.
-const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(2);
 
 /// How long an entry must not have been used before its socket is asked about, in milliseconds.
 const IDLE: u32 = 1_000;
@@ -38,10 +38,10 @@ const ABANDONED: u32 = 40_000;
 const SILENT: u32 = 30_000;
 
 /// How often a notice is repeated, once a period, before its receiver is taken to be gone.
-const REPEATS: u32 = 30;
+const REPEATS: u32 = 15;
 
 /// Entries that are over but wait in TIME_WAIT are looked at once in so many periods.
-const WAITING_PERIODS: u64 = 4;
+const WAITING_PERIODS: u64 = 2;
 
 /// Keeps a node's table.
 pub struct Housekeeper {

@@ -119,7 +119,11 @@ pub fn reply(
         // Our kernel must not hear of more than it has sent, or it ignores the segment: not of the FIN
         // that the filter has sent for the client, and not of what came from the client itself.
         let sent = entry.request_end;
-        let acked = if header.ack.is_after(sent) { sent } else { header.ack };
+        let acked = if header.ack.is_after(sent) {
+            sent
+        } else {
+            header.ack
+        };
         header.ack = acked.minus(entry.seq_delta);
     }
     // Nobody will close a dead daemon's socket silently: a FIN would leave it in TIME_WAIT.

@@ -124,7 +124,11 @@ impl World {
             wire: BTreeMap::new(),
             sent: 0,
             watch: Watch {
-                may_go_back: if weather.loss + weather.repeat == 0 { 0 } else { MAY_GO_BACK },
+                may_go_back: if weather.loss + weather.repeat == 0 {
+                    0
+                } else {
+                    MAY_GO_BACK
+                },
                 ..Watch::default()
             },
         }
@@ -398,8 +402,7 @@ fn handed_over(world: &mut World, daemon: &Daemon) -> bool {
     let direct = world.nodes[1]
         .entry(flow(), role::PROCESSING)
         .map(|e| e.state);
-    matches!(daemon, Daemon::Done)
-        && (placed, direct) == (Some(state::PLACED), Some(state::DIRECT))
+    matches!(daemon, Daemon::Done) && (placed, direct) == (Some(state::PLACED), Some(state::DIRECT))
 }
 
 #[test]

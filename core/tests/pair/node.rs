@@ -7,7 +7,9 @@ use dts_core::decide::back::{self, Incoming, IncomingSyn, Outgoing};
 use dts_core::decide::front::{self, FromInspector, FromServer, Ingress};
 use dts_core::decide::{Facts, Ownership, Port, Socket, shift};
 use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role};
-use dts_core::handover::{AGREED, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom};
+use dts_core::handover::{
+    AGREED, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom,
+};
 use dts_core::segment::{ACK, FIN, OptionBytes, OptionScan, RST, SYN, TCP_HEADER, TcpHeader, scan};
 use dts_core::seq::Seq;
 
@@ -387,7 +389,11 @@ impl Node {
     /// The server's SYN-ACK once more, from what the entry says of it.
     fn repeat_answer(&mut self, flow: FlowKey, option: HandoverOption, packet: Packet) -> Packet {
         let e = *self.entry(flow, role::PROCESSING).expect("it was found");
-        let unscaled = if e.has(flag::UNSCALED) { AGREED_SCALE } else { 0 };
+        let unscaled = if e.has(flag::UNSCALED) {
+            AGREED_SCALE
+        } else {
+            0
+        };
         let shown = HandoverOption {
             agreed: option.agreed & !(AGREED_TIMESTAMPS | unscaled),
             client_scale: e.own_scale,
@@ -405,7 +411,12 @@ impl Node {
             urgent: 0,
             ..packet.header
         };
-        let answer = Packet { src: packet.dst, dst: packet.src, header, ..packet };
+        let answer = Packet {
+            src: packet.dst,
+            dst: packet.src,
+            header,
+            ..packet
+        };
         answer.with_options(&agreed)
     }
 }

@@ -92,8 +92,9 @@ impl Bench {
             front: FRONT,
             back: BACK,
             handover_port: HANDOVER.into(),
+            open_back: 0,
             front_mac: FRONT_MAC,
-            reserved: [0; 6],
+            reserved: [0; 2],
         };
         filter.set_node(&settings).expect("settings");
         filter.set_vips(&[Addr::v4(VIP)]).expect("VIPs");

@@ -544,7 +544,11 @@ fn a_kernel_hears_of_no_more_than_it_has_sent() {
     };
     let sent = header.end().plus(DELTA);
     outgoing(&mut header, None, PORT, &h, &mut e).unwrap();
-    for (acked, heard) in [(sent.minus(1), sent.minus(1)), (sent, sent), (sent.plus(7), sent)] {
+    for (acked, heard) in [
+        (sent.minus(1), sent.minus(1)),
+        (sent, sent),
+        (sent.plus(7), sent),
+    ] {
         let mut header = TcpHeader {
             ack: acked,
             ..Kind::Ack.header()
