@@ -207,6 +207,8 @@ fn placed(bench: &Bench) {
 
 /// Our kernel's handover connection began 1000 before x.
 fn outgoing(e: &mut ConnEntry) {
+    // Our kernel has sent the whole request.
+    e.request_end = Seq(REQUEST_END);
     e.peer_port = OWN_PORT;
     e.seq_delta = 1000;
     e.ts_delta = 8888;
