@@ -258,13 +258,10 @@ pub struct NodeSettings {
     pub back: u32,
     /// The TCP port of handover connections.
     pub handover_port: u32,
-    /// 1 when the kernel takes a client's segment at the back interface, too: its reverse path filter is
-    /// not strict there.
-    pub open_back: u32,
     /// The front interface's link address.
     pub front_mac: [u8; 6],
     /// Unused.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
 }
 
 /// A ring. The map `RING` has two, and `RING_BANK` says which one is published.

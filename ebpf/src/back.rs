@@ -1,6 +1,5 @@
 //! The network between the nodes: handover connections, and SYNs that another node releases.
 
-use aya_ebpf::bindings::TC_ACT_OK;
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::back::{self, Incoming, IncomingSyn, Outgoing},
@@ -172,15 +171,10 @@ fn to_front(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Action
     })
 }
 
-/// Lets the kernel take a client's segment here, or, where a strict reverse path filter would drop it, at
-/// the front, where a client's segments come from.
+/// Lets a client's segment arrive at the front, where a client's segments come from: a strict reverse path
+/// filter would drop it here.
 #[inline(always)]
 fn give(skb: Skb, settings: &NodeSettings, action: Action) -> Outcome {
-    if settings.open_back != 0 {
-        skb.accept();
-        // Not on to the next program: where front and back are one interface, that is the front's.
-        return Outcome::redirect(action, TC_ACT_OK);
-    }
     skb.set_mark(FROM_BACK);
     Outcome::redirect(action, skb.arrive(settings.front))
 }

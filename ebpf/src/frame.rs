@@ -91,12 +91,11 @@ impl Skb {
                 N as u32,
             )
         };
-        // SAFETY: the helper has written all N bytes when it returns 0.
-        if r == 0 {
-            Some(unsafe { bytes.assume_init() })
-        } else {
-            None
+        if r != 0 {
+            return None;
         }
+        // SAFETY: the helper has written all N bytes when it returns 0.
+        Some(unsafe { bytes.assume_init() })
     }
 
     /// Overwrites the `N` bytes at `offset`.

@@ -35,8 +35,7 @@ use crate::worker::{self, Heartbeats, WorkerError};
 
 mod source;
 
-/// How often the filter is told how monotonic time and Unix time go together, and whether the reverse path
-/// filter is strict: somebody may set either.
+/// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
 const SETTINGS_PERIOD: Duration = Duration::from_secs(5);
 
 /// How often the interfaces are looked at.
@@ -434,9 +433,8 @@ fn tell_filter(
         front: applied.front_index,
         back: applied.back_index,
         handover_port: config.cluster.handover_port.into(),
-        open_back: open_back(&config.node.back).into(),
         front_mac: applied.front_mac,
-        reserved: [0; 2],
+        reserved: [0; 6],
     })?;
     let flows = &current.flows;
     filter.publish_ring(
@@ -469,7 +467,7 @@ async fn keep_host(daemon: Arc<Daemon>) {
     }
 }
 
-/// Tells the filter now and then what may change: the time of day, and the reverse path filter.
+/// Tells the filter the time of day now and then.
 async fn keep_settings(daemon: Arc<Daemon>) {
     let filter = &daemon.filter;
     let mut ticks = interval(SETTINGS_PERIOD);
@@ -478,7 +476,6 @@ async fn keep_settings(daemon: Arc<Daemon>) {
         let told = filter.node().and_then(|node| {
             let changed = NodeSettings {
                 clock_offset: clock::unix_offset(),
-                open_back: open_back(&daemon.attachment.back).into(),
                 ..node
             };
             if node == changed {
@@ -489,24 +486,6 @@ async fn keep_settings(daemon: Arc<Daemon>) {
         if let Err(error) = told {
             tracing::error!("cannot tell the filter of its node: {error}");
         }
-    }
-}
-
-/// Whether a client's segment may arrive at the back: the kernel's reverse path filter is off there, or only
-/// wants some route to the client (`rp_filter`, the larger value of `all` and the interface counts).
-fn open_back(back: &str) -> bool {
-    const STRICT: u32 = 1;
-    let value = |interface: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
-        std::fs::read_to_string(path)
-            .ok()?
-            .trim()
-            .parse::<u32>()
-            .ok()
-    };
-    match (value("all"), value(back)) {
-        (Some(all), Some(own)) => all.max(own) != STRICT,
-        _ => false,
     }
 }
 

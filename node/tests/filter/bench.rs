@@ -92,9 +92,8 @@ impl Bench {
             front: FRONT,
             back: BACK,
             handover_port: HANDOVER.into(),
-            open_back: 0,
             front_mac: FRONT_MAC,
-            reserved: [0; 2],
+            reserved: [0; 6],
         };
         filter.set_node(&settings).expect("settings");
         filter.set_vips(&[Addr::v4(VIP)]).expect("VIPs");
