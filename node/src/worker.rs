@@ -194,9 +194,10 @@ fn listen(service: &InspectedService) -> io::Result<Socket> {
     socket.set_reuse_port(true)?;
     socket.bind(&address(service).into())?;
     defer_accept(&socket, DEFER)?;
-    // Most requests are decided on at once, and then acknowledged by the server that has them.
-    acknowledge_at_once(&socket, false)?;
     socket.listen(BACKLOG)?;
+    // Most requests are decided on at once, and then acknowledged by the server that has them. After
+    // `listen`, which forgets it.
+    acknowledge_at_once(&socket, false)?;
     Ok(socket)
 }
 
