@@ -5,8 +5,8 @@ use dts_core::{
     decide::back::{self, Incoming, IncomingSyn, Outgoing},
     entry::{ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, flag, role},
     handover::{
-        AGREED, AGREED_ECN, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption,
-        OPTION_LEN, release,
+        AGREED_ECN, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OPTION_LEN,
+        release,
     },
     segment::{ACK, CWR, ECE, FIN, RST, SYN, TcpHeader},
     seq::Seq,
@@ -24,11 +24,6 @@ use crate::{
     maps::{CONNECTIONS, HANDOVERS, MEMBERS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom, VIPS},
     outcome,
 };
-
-/// How much later than the inspecting node's clock the processing node's timestamps begin, in the
-/// clock's ticks, of a millisecond as a rule. While the handover SYN travels, the inspecting node may still
-/// send later ones; the client would take an earlier one for an old duplicate (RFC 7323 §5.3).
-const TIMESTAMP_MARGIN: u32 = 50;
 
 /// Everything that arrives at the back.
 pub fn ingress(skb: Skb) -> Step {
@@ -572,24 +567,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
 /// Makes the DTS option of a handover SYN, with the present time in it: a repeated SYN is fresh, too.
 #[inline(never)]
 fn make_option(h: &Handover, e: &ConnEntry, settings: &NodeSettings, room: &mut SynRoom) {
-    let since = now_ms().wrapping_sub(e.server_tsval_at);
-    room.option = HandoverOption {
-        client: h.flow.remote,
-        client_port: h.flow.remote_port,
-        client_isn: e.client_isn,
-        server_isn: e.server_isn,
-        service: e.service,
-        agreed: e.flags & AGREED,
-        client_scale: e.client_scale,
-        announced_scale: e.announced_scale,
-        client_mss: e.client_mss,
-        client_tsval: e.client_tsval,
-        server_tsval: e
-            .server_tsval
-            .wrapping_add(since)
-            .wrapping_add(TIMESTAMP_MARGIN),
-        made: unix_seconds(settings),
-    };
+    room.option = back::option(h, e, now_ms(), unix_seconds(settings));
     seal(room, settings);
 }
 

@@ -1,12 +1,45 @@
 //! Segments of handover connections, on the network between the nodes.
 
 use crate::entry::{ConnEntry, Handover, flag, state};
-use crate::handover::HandoverOption;
+use crate::handover::{AGREED, HandoverOption};
 use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
 use crate::seq::Seq;
 use crate::verdict::DropReason;
 
 use super::shift::{OptionShift, rescale, window_to_server};
+
+/// How much later than the inspecting node's clock the processing node's timestamps begin, in the clock's ticks, of
+/// a millisecond as a rule.
+///
+/// While the handover SYN is on its way, the inspecting node may send later ones, and the client would take an
+/// earlier one for an old duplicate (RFC 7323 §5.3). A SYN that travels for longer than this comes when its
+/// handover has been given up.
+pub const TIMESTAMP_MARGIN: u32 = 1000;
+
+/// What a handover SYN says, sent at `now` (milliseconds of the monotonic clock) and `made` then (Unix seconds): a
+/// repeated SYN is fresh, too.
+#[inline(always)]
+#[must_use]
+pub const fn option(h: &Handover, e: &ConnEntry, now: u32, made: u16) -> HandoverOption {
+    let since = now.wrapping_sub(e.server_tsval_at);
+    HandoverOption {
+        client: h.flow.remote,
+        client_port: h.flow.remote_port,
+        client_isn: e.client_isn,
+        server_isn: e.server_isn,
+        service: e.service,
+        agreed: e.flags & AGREED,
+        client_scale: e.client_scale,
+        announced_scale: e.announced_scale,
+        client_mss: e.client_mss,
+        client_tsval: e.client_tsval,
+        server_tsval: e
+            .server_tsval
+            .wrapping_add(since)
+            .wrapping_add(TIMESTAMP_MARGIN),
+        made,
+    }
+}
 
 /// What becomes of a segment that the inspecting node's own kernel sends on a handover connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@ use dts_core::decide::front::{self, FromInspector, FromServer, Ingress};
 use dts_core::decide::{Facts, Ownership, Port, Socket, shift};
 use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role};
 use dts_core::handover::{
-    AGREED, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom,
+    AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom,
 };
 use dts_core::segment::{ACK, FIN, OptionBytes, OptionScan, RST, SYN, TCP_HEADER, TcpHeader, scan};
 use dts_core::seq::Seq;
@@ -19,8 +19,6 @@ pub(crate) const VIP: [u8; 4] = [198, 18, 0, 100];
 pub(crate) const WEB: u16 = 80;
 pub(crate) const INSPECTOR: u16 = 8081;
 pub(crate) const HANDOVER: u16 = 7084;
-/// As the filter has it.
-pub(crate) const TIMESTAMP_MARGIN: u32 = 50;
 const SERVICE: u16 = 7;
 const KEY: [u8; 16] = *b"a key for tests.";
 
@@ -261,7 +259,7 @@ impl Node {
                 Some(packet)
             }
             Outgoing::Syn => {
-                let option = option(&h, entry);
+                let option = back::option(&h, entry, now(), 0);
                 let ends = HandoverEnds {
                     from: Addr::v4(address),
                     from_port: port,
@@ -432,24 +430,4 @@ fn to_peer(mut packet: Packet, e: &ConnEntry) -> To {
     packet.header.source = HANDOVER;
     packet.header.destination = e.peer_port;
     To::Peer(packet)
-}
-
-fn option(h: &Handover, e: &ConnEntry) -> HandoverOption {
-    HandoverOption {
-        client: h.flow.remote,
-        client_port: h.flow.remote_port,
-        client_isn: e.client_isn,
-        server_isn: e.server_isn,
-        service: e.service,
-        agreed: e.flags & AGREED,
-        client_scale: e.client_scale,
-        announced_scale: e.announced_scale,
-        client_mss: e.client_mss,
-        client_tsval: e.client_tsval,
-        server_tsval: e
-            .server_tsval
-            .wrapping_add(now().wrapping_sub(e.server_tsval_at))
-            .wrapping_add(TIMESTAMP_MARGIN),
-        made: 0,
-    }
 }
