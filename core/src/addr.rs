@@ -4,28 +4,31 @@
 //! address `::ffff:a.b.c.d` (RFC 4291 §2.5.5.2), so an IPv4 flow and an IPv6 flow have the same key
 //! layout and never compare equal.
 
+use core::cmp::Ordering;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The first twelve bytes of an IPv4-mapped IPv6 address.
-const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// The first twelve bytes of an IPv4-mapped IPv6 address, in words.
+const V4_PREFIX: [u32; 3] = [0, 0, 0xffff_u32.to_be()];
 
-/// An IPv4 or IPv6 address, in network byte order.
+/// An IPv4 or IPv6 address.
 ///
 /// The order of two addresses is that of their 16 bytes. It is the order that breaks ties on the
 /// [ring](crate::ring). `Addr::default()` is the unspecified IPv6 address `::`.
+///
+/// In memory: 16 bytes in network order. Held as words, because eBPF code would move single bytes one by one.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Addr([u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Addr([u32; 4]);
 
-const _: () = assert!(size_of::<Addr>() == 16 && align_of::<Addr>() == 1);
+const _: () = assert!(size_of::<Addr>() == 16 && align_of::<Addr>() == 4);
 
 impl Addr {
     /// The IPv4 address with these octets, first octet first.
     #[inline]
     pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        let [a, b, c] = V4_PREFIX;
+        Self([a, b, c, u32::from_ne_bytes(octets)])
     }
 
     /// The IPv6 address with these octets, first octet first.
@@ -33,43 +36,72 @@ impl Addr {
     /// An IPv4-mapped address is the IPv4 address it maps.
     #[inline]
     pub const fn v6(octets: [u8; 16]) -> Self {
-        Self(octets)
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
     }
 
     /// Whether this is an IPv4 address.
     #[inline]
     pub const fn is_v4(&self) -> bool {
-        let mut different = 0;
-        let mut i = 0;
-        while i < V4_PREFIX.len() {
-            different |= self.0[i] ^ V4_PREFIX[i];
-            i += 1;
-        }
-        different == 0
+        let ([a, b, c], [p, q, r, _]) = (V4_PREFIX, self.0);
+        a == p && b == q && c == r
     }
 
     /// The sixteen bytes of the shared layout, whichever the family.
     #[inline]
-    pub const fn as_bytes16(&self) -> &[u8; 16] {
-        &self.0
+    pub const fn bytes16(&self) -> [u8; 16] {
+        let [p, q, r, s] = self.0;
+        let [a, b, c, d] = p.to_ne_bytes();
+        let [e, f, g, h] = q.to_ne_bytes();
+        let [i, j, k, l] = r.to_ne_bytes();
+        let [m, n, o, p] = s.to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// The sixteen bytes as two words, each with its first byte lowest: as a hash takes them.
+    #[inline]
+    pub const fn words_le(&self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [pair_le(a, b), pair_le(c, d)]
     }
 
     /// The last four bytes: the octets of an address that is known to be IPv4.
     #[inline]
     pub const fn v4_tail(&self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.0;
-        [a, b, c, d]
+        let [.., last] = self.0;
+        last.to_ne_bytes()
     }
 
     /// The four octets of an IPv4 address; `None` for IPv6.
     #[inline]
     pub const fn v4_octets(&self) -> Option<[u8; 4]> {
         if self.is_v4() {
-            let [.., a, b, c, d] = self.0;
-            Some([a, b, c, d])
+            Some(self.v4_tail())
         } else {
             None
         }
+    }
+}
+
+/// Two words of memory as one number, the first byte lowest.
+const fn pair_le(first: u32, second: u32) -> u64 {
+    u32::from_le(first) as u64 | (u32::from_le(second) as u64) << 32
+}
+
+impl Ord for Addr {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes16().cmp(&other.bytes16())
+    }
+}
+
+impl PartialOrd for Addr {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -98,7 +130,7 @@ impl From<Addr> for IpAddr {
     fn from(addr: Addr) -> Self {
         match addr.v4_octets() {
             Some(octets) => IpAddr::V4(octets.into()),
-            None => IpAddr::V6(addr.0.into()),
+            None => IpAddr::V6(addr.bytes16().into()),
         }
     }
 }
@@ -159,8 +191,8 @@ mod tests {
         assert!(addr.is_v4());
         assert_eq!(addr.v4_octets(), Some([198, 18, 0, 100]));
         assert_eq!(
-            addr.as_bytes16(),
-            &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 18, 0, 100]
+            addr.bytes16(),
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 198, 18, 0, 100]
         );
         assert_eq!(format!("{addr:?}"), "198.18.0.100");
     }

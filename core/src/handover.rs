@@ -37,7 +37,7 @@
 use crate::addr::Addr;
 use crate::segment::kind;
 use crate::seq::Seq;
-use crate::siphash::siphash24_array;
+use crate::siphash::siphash24_words;
 
 /// The option's length: all that a TCP header has room for.
 pub const OPTION_LEN: usize = 40;
@@ -99,22 +99,18 @@ pub struct HandoverEnds {
     pub to: Addr,
 }
 
-/// An option's bytes, and room for the message that its tag is made of.
-///
-/// The filter keeps it in a map: its stack is too small for both.
-#[repr(C)]
+/// Room for an option's bytes, aligned so that eBPF moves words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
 pub struct OptionRoom {
     /// The option.
     pub bytes: [u8; OPTION_LEN],
-    message: [u8; 80],
 }
 
 impl Default for OptionRoom {
     fn default() -> Self {
         Self {
             bytes: [0; OPTION_LEN],
-            message: [0; 80],
         }
     }
 }
@@ -129,7 +125,7 @@ impl HandoverOption {
         b[1] = OPTION_LEN as u8;
         b[2] = VERSION << 5 | (self.agreed & AGREED) as u8 | if v6 { FAMILY_V6 } else { 0 };
         b[3] = self.client_scale << 4 | self.announced_scale & 0x0f;
-        let address = self.client.as_bytes16();
+        let address = self.client.bytes16();
         let mut i = 0;
         while i < 16 {
             b[4 + i] = if v6 {
@@ -246,28 +242,27 @@ impl HandoverOption {
 /// The bits of a SipHash value that are a tag: the first six bytes in network order.
 const TAG_MASK: u64 = !0xffff;
 
-/// The tag: SipHash-2-4 over the option without its tag, the numbers in the header's other fields, and
-/// the ends.
+/// The tag: SipHash-2-4 over both ends' addresses, the ends' and the client's ports, both ISNs, the option without its
+/// tag, and two zeros. Numbers are in network byte order.
 #[inline(always)]
-fn tag(key: &[u8; 16], room: &mut OptionRoom, o: &HandoverOption, ends: &HandoverEnds) -> u64 {
-    let m = &mut room.message;
-    let mut i = 0;
-    while i < 16 {
-        m[i] = ends.from.as_bytes16()[i];
-        m[16 + i] = ends.to.as_bytes16()[i];
-        i += 1;
-    }
-    [m[32], m[33]] = ends.from_port.to_be_bytes();
-    [m[34], m[35]] = o.client_port.to_be_bytes();
-    [m[36], m[37], m[38], m[39]] = o.client_isn.0.to_be_bytes();
-    [m[40], m[41], m[42], m[43]] = o.server_isn.0.to_be_bytes();
-    let mut i = 0;
-    while i < 34 {
-        m[44 + i] = room.bytes[i];
-        i += 1;
-    }
-    [m[78], m[79]] = [0; 2];
-    siphash24_array(key, m)
+fn tag(key: &[u8; 16], room: &OptionRoom, o: &HandoverOption, ends: &HandoverEnds) -> u64 {
+    let b = &room.bytes;
+    let ([from, from_rest], [to, to_rest]) = (ends.from.words_le(), ends.to.words_le());
+    let (p, c) = (ends.from_port.to_be_bytes(), o.client_port.to_be_bytes());
+    let (x, y) = (o.client_isn.0.to_be_bytes(), o.server_isn.0.to_be_bytes());
+    let words = [
+        from,
+        from_rest,
+        to,
+        to_rest,
+        u64::from_le_bytes([p[0], p[1], c[0], c[1], x[0], x[1], x[2], x[3]]),
+        u64::from_le_bytes([y[0], y[1], y[2], y[3], b[0], b[1], b[2], b[3]]),
+        u64::from_le_bytes([b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11]]),
+        u64::from_le_bytes([b[12], b[13], b[14], b[15], b[16], b[17], b[18], b[19]]),
+        u64::from_le_bytes([b[20], b[21], b[22], b[23], b[24], b[25], b[26], b[27]]),
+        u64::from_le_bytes([b[28], b[29], b[30], b[31], b[32], b[33], 0, 0]),
+    ];
+    siphash24_words(key, words)
 }
 
 /// A release: the client's own SYN, sent on to the node that inspected the flow's last connection,
@@ -277,31 +272,22 @@ fn tag(key: &[u8; 16], room: &mut OptionRoom, o: &HandoverOption, ends: &Handove
 /// | kind 158 | length 16 | version 1 | 0 | time made (2) | old client ISN (4) | tag (6) |
 /// ```
 pub mod release {
-    use super::{FRESHNESS_SECONDS, TAG_MASK, siphash24_array};
+    use super::{FRESHNESS_SECONDS, TAG_MASK};
     use crate::addr::FlowKey;
     use crate::seq::Seq;
+    use crate::siphash::siphash24_words;
 
     /// The IPv4 option's type: experiment 30, copied on fragmentation (RFC 4727).
     pub const IP_OPTION: u8 = 158;
     /// The option's length in bytes.
     pub const LEN: usize = 16;
 
-    /// The option's bytes, and room for the message that its tag is made of.
-    #[repr(C)]
-    #[derive(Clone, Copy, Debug)]
+    /// Room for the option's bytes, aligned so that eBPF moves words.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default)]
     pub struct Room {
         /// The option.
         pub bytes: [u8; LEN],
-        message: [u8; 56],
-    }
-
-    impl Default for Room {
-        fn default() -> Self {
-            Self {
-                bytes: [0; LEN],
-                message: [0; 56],
-            }
-        }
     }
 
     /// Writes the option's bytes, with their tag.
@@ -339,26 +325,28 @@ pub mod release {
         (tag(key, flow, new, room) & TAG_MASK == given).then_some(old)
     }
 
+    /// The tag: SipHash-2-4 over the flow's addresses and ports, the new ISN, the option without its tag, and a word
+    /// that says "release", so that no tag of another kind of frame can be used for it.
     #[inline(always)]
-    fn tag(key: &[u8; 16], flow: &FlowKey, new: Seq, room: &mut Room) -> u64 {
-        let m = &mut room.message;
-        let mut i = 0;
-        while i < 16 {
-            m[i] = flow.remote.as_bytes16()[i];
-            m[16 + i] = flow.local.as_bytes16()[i];
-            i += 1;
-        }
-        [m[32], m[33]] = flow.remote_port.to_be_bytes();
-        [m[34], m[35]] = flow.local_port.to_be_bytes();
-        [m[36], m[37], m[38], m[39]] = new.0.to_be_bytes();
-        let mut i = 0;
-        while i < 10 {
-            m[40 + i] = room.bytes[i];
-            i += 1;
-        }
-        // Says "release", so that no tag of another kind of frame can be used for it.
-        [m[50], m[51], m[52], m[53], m[54], m[55]] = *b"\0\0\0\0\0R";
-        siphash24_array(key, m)
+    fn tag(key: &[u8; 16], flow: &FlowKey, new: Seq, room: &Room) -> u64 {
+        let b = &room.bytes;
+        let ([remote, remote_rest], [local, local_rest]) =
+            (flow.remote.words_le(), flow.local.words_le());
+        let (r, l) = (
+            flow.remote_port.to_be_bytes(),
+            flow.local_port.to_be_bytes(),
+        );
+        let x = new.0.to_be_bytes();
+        let words = [
+            remote,
+            remote_rest,
+            local,
+            local_rest,
+            u64::from_le_bytes([r[0], r[1], l[0], l[1], x[0], x[1], x[2], x[3]]),
+            u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            u64::from_le_bytes([b[8], b[9], 0, 0, 0, 0, 0, b'R']),
+        ];
+        siphash24_words(key, words)
     }
 }
 

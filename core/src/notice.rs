@@ -106,8 +106,8 @@ impl Notice {
         let mut end = HEADER;
         for (flow, isn) in self.records() {
             let r = &mut b[end..end + RECORD];
-            r[..16].copy_from_slice(flow.remote.as_bytes16());
-            r[16..32].copy_from_slice(flow.local.as_bytes16());
+            r[..16].copy_from_slice(&flow.remote.bytes16());
+            r[16..32].copy_from_slice(&flow.local.bytes16());
             r[32..34].copy_from_slice(&flow.remote_port.to_be_bytes());
             r[34..36].copy_from_slice(&flow.local_port.to_be_bytes());
             r[36..40].copy_from_slice(&isn.0.to_be_bytes());

@@ -221,16 +221,16 @@ fn address_hash<const TAIL: usize, const SHORT: usize, const LONG: usize>(
     tail: &[u8; TAIL],
 ) -> u64 {
     let v4 = addr.v4_octets();
-    let v6 = addr.as_bytes16();
+    let v6 = addr.bytes16();
     match (spec.kind, v4) {
         (RingHashSpec::SIPHASH, Some(v4)) => {
             siphash24_array::<SHORT>(&spec.key, &concat(&v4, tail))
         }
-        (RingHashSpec::SIPHASH, None) => siphash24_array::<LONG>(&spec.key, &concat(v6, tail)),
+        (RingHashSpec::SIPHASH, None) => siphash24_array::<LONG>(&spec.key, &concat(&v6, tail)),
         // MD5's 64 steps are in the program once, for both families.
         (_, v4) => match v4 {
             Some(v4) => md5::Block::new(&concat::<_, _, SHORT>(&v4, tail)),
-            None => md5::Block::new(&concat::<_, _, LONG>(v6, tail)),
+            None => md5::Block::new(&concat::<_, _, LONG>(&v6, tail)),
         }
         .digest_prefix(),
     }
@@ -364,7 +364,7 @@ mod tests {
                 let (port_bytes, index_bytes) = (port.to_be_bytes(), index.to_be_bytes());
                 let v6 = Addr::v6(v6);
                 prop_assume!(!v6.is_v4());
-                for (addr, bytes) in [(Addr::v4(v4), &v4[..]), (v6, &v6.as_bytes16()[..])] {
+                for (addr, bytes) in [(Addr::v4(v4), &v4[..]), (v6, &v6.bytes16()[..])] {
                     let flow = [bytes, &port_bytes].concat();
                     prop_assert_eq!(flow_hash(&spec, &addr, port), key_hash(&spec, &flow));
                     let point = [bytes, &index_bytes].concat();

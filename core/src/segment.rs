@@ -22,6 +22,9 @@ use crate::seq::Seq;
 
 /// The length of a TCP header without options, in bytes.
 pub const TCP_HEADER: usize = 20;
+/// The fixed part of a TCP header as it is on the wire, in 32-bit words: a word's first byte in memory is its
+/// first on the wire. eBPF reads and writes words where it would have to move single bytes otherwise.
+pub type HeaderWords = [u32; TCP_HEADER / 4];
 /// The most bytes of options that a TCP header can have.
 pub const MAX_OPTIONS: usize = 40;
 
@@ -68,41 +71,57 @@ pub struct TcpHeader {
 }
 
 impl TcpHeader {
-    /// Reads the twenty bytes of a header; `None` when the data offset is below five words.
+    /// Reads the words of a header; `None` when the data offset is below five words.
     ///
     /// `payload` is left 0: the length is in the IP header.
     #[inline(always)]
     #[must_use]
-    pub fn parse(b: &[u8; TCP_HEADER]) -> Option<Self> {
-        let header_len = (b[12] >> 4) * 4;
+    pub const fn parse_words(w: &HeaderWords) -> Option<Self> {
+        let [ports, seq, ack, control, last] = *w;
+        let (ports, control) = (u32::from_be(ports), u32::from_be(control));
+        let header_len = (control >> 28) as u8 * 4;
         if header_len < TCP_HEADER as u8 {
             return None;
         }
         Some(Self {
-            source: u16::from_be_bytes([b[0], b[1]]),
-            destination: u16::from_be_bytes([b[2], b[3]]),
-            seq: Seq(u32::from_be_bytes([b[4], b[5], b[6], b[7]])),
-            ack: Seq(u32::from_be_bytes([b[8], b[9], b[10], b[11]])),
+            source: (ports >> 16) as u16,
+            destination: ports as u16,
+            seq: Seq(u32::from_be(seq)),
+            ack: Seq(u32::from_be(ack)),
             header_len,
-            reserved: b[12] & 0x0f,
-            flags: b[13],
-            window: u16::from_be_bytes([b[14], b[15]]),
-            urgent: u16::from_be_bytes([b[18], b[19]]),
+            reserved: (control >> 24) as u8 & 0x0f,
+            flags: (control >> 16) as u8,
+            window: control as u16,
+            urgent: u32::from_be(last) as u16,
             payload: 0,
         })
     }
 
-    /// Writes the header back; the checksum in bytes 16 and 17 is left as it is.
+    /// Writes the header back; the checksum, in the last word, is left as it is.
     #[inline(always)]
+    pub const fn emit_words(&self, w: &mut HeaderWords) {
+        let offset = (self.header_len / 4) << 4 | self.reserved & 0x0f;
+        let control = (offset as u32) << 24 | (self.flags as u32) << 16 | self.window as u32;
+        w[0] = ((self.source as u32) << 16 | self.destination as u32).to_be();
+        w[1] = self.seq.0.to_be();
+        w[2] = self.ack.0.to_be();
+        w[3] = control.to_be();
+        w[4] = (u32::from_be(w[4]) & 0xffff_0000 | self.urgent as u32).to_be();
+    }
+
+    /// Reads the twenty bytes of a header, as [`parse_words`](Self::parse_words) does.
+    #[must_use]
+    pub fn parse(b: &[u8; TCP_HEADER]) -> Option<Self> {
+        Self::parse_words(&words(b))
+    }
+
+    /// Writes the header back; the checksum in bytes 16 and 17 is left as it is.
     pub fn emit(&self, b: &mut [u8; TCP_HEADER]) {
-        let [s, d] = [self.source.to_be_bytes(), self.destination.to_be_bytes()];
-        [b[0], b[1], b[2], b[3]] = [s[0], s[1], d[0], d[1]];
-        [b[4], b[5], b[6], b[7]] = self.seq.0.to_be_bytes();
-        [b[8], b[9], b[10], b[11]] = self.ack.0.to_be_bytes();
-        b[12] = (self.header_len / 4) << 4 | self.reserved & 0x0f;
-        b[13] = self.flags;
-        [b[14], b[15]] = self.window.to_be_bytes();
-        [b[18], b[19]] = self.urgent.to_be_bytes();
+        let mut w = words(b);
+        self.emit_words(&mut w);
+        for (bytes, word) in b.chunks_exact_mut(4).zip(w) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
     }
 
     /// Whether every flag of `flags` is set.
@@ -127,6 +146,15 @@ impl TcpHeader {
         let fin = (self.flags & FIN != 0) as u32;
         self.seq.plus(self.payload).plus(syn + fin)
     }
+}
+
+/// A header's bytes as words.
+fn words(b: &[u8; TCP_HEADER]) -> HeaderWords {
+    let mut words = [0; TCP_HEADER / 4];
+    for (word, bytes) in words.iter_mut().zip(b.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    words
 }
 
 /// The bytes of a header's options, padded with zeros (end of options).

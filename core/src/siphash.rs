@@ -23,6 +23,18 @@ pub fn siphash24_array<const N: usize>(key: &[u8; 16], data: &[u8; N]) -> u64 {
     hash(key, data)
 }
 
+/// SipHash-2-4 of a message of whole words, each with the message's bytes from its lowest up. For messages that are
+/// made of fields: eBPF need not lay their bytes out in memory.
+#[inline(always)]
+pub fn siphash24_words<const N: usize>(key: &[u8; 16], words: [u64; N]) -> u64 {
+    let mut state = State::new(key);
+    for word in words {
+        state.absorb(word);
+    }
+    state.absorb((8 * N as u64) << 56);
+    state.finish()
+}
+
 #[inline(always)]
 fn hash(key: &[u8; 16], data: &[u8]) -> u64 {
     let mut state = State::new(key);

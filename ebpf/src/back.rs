@@ -17,8 +17,8 @@ use crate::{
     FROM_BACK, Outcome, Step,
     facts::{now_ms, settings, unix_seconds},
     frame::{
-        Bare, ETH, ETHERTYPE_IPV4, IPV4, Ip, Segment, Skb, TCP, ethertype, macs, make_bare,
-        options, remove_ip_option, replace_options, rewrite, set_addresses,
+        Bare, ETH, Frame, IPV4, Ip, Segment, Skb, TCP, macs, make_bare, options, remove_ip_option,
+        replace_options, rewrite, set_addresses,
     },
     front::{entry, forget_peer},
     maps::{CONNECTIONS, HANDOVERS, MEMBERS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom, VIPS},
@@ -30,10 +30,7 @@ pub fn ingress(skb: Skb) -> Step {
     let Some(settings) = settings() else {
         return Ok(Outcome::pass(Action::Other));
     };
-    if ethertype(skb) != Some(ETHERTYPE_IPV4) {
-        return Ok(Outcome::pass(Action::Other));
-    }
-    let Some(ip) = Ip::parse(skb) else {
+    let Frame::Ipv4(ip) = Frame::parse(skb) else {
         return Ok(Outcome::pass(Action::Other));
     };
     if ip.protocol != TCP {
@@ -490,10 +487,7 @@ pub fn egress(skb: Skb) -> Step {
     let Some(settings) = settings() else {
         return Ok(Outcome::pass(Action::Other));
     };
-    if ethertype(skb) != Some(ETHERTYPE_IPV4) {
-        return Ok(Outcome::pass(Action::Other));
-    }
-    let Some(ip) = Ip::parse(skb) else {
+    let Frame::Ipv4(ip) = Frame::parse(skb) else {
         return Ok(Outcome::pass(Action::Other));
     };
     if ip.protocol != TCP || ip.fragment || Addr::v4(ip.src) != settings.address {

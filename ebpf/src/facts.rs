@@ -1,7 +1,6 @@
 //! What the filter knows, for `dts_core::decide`: the ring, the lease, the kernel's sockets, the clocks.
 
 use aya_ebpf::{bindings::bpf_sock_tuple, helpers::generated as helper};
-use core::mem::zeroed;
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::{Facts, Ownership, Port, Socket},
@@ -74,15 +73,24 @@ impl SockRef {
     /// The socket that a segment from `remote` to `local` would meet, a listener included.
     #[inline(always)]
     pub fn lookup(skb: Skb, flow: &FlowKey) -> Option<Self> {
-        let (remote, local) = (flow.remote.v4_tail(), flow.local.v4_tail());
-        // SAFETY: all-zero is a valid tuple.
-        let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
-        tuple.__bindgen_anon_1.ipv4.saddr = u32::from_ne_bytes(remote);
-        tuple.__bindgen_anon_1.ipv4.daddr = u32::from_ne_bytes(local);
-        tuple.__bindgen_anon_1.ipv4.sport = flow.remote_port.to_be();
-        tuple.__bindgen_anon_1.ipv4.dport = flow.local_port.to_be();
-        // SAFETY: the tuple holds the twelve bytes of an IPv4 tuple; -1 is the program's own namespace.
-        let sk = unsafe { helper::bpf_skc_lookup_tcp(skb.0.cast(), &mut tuple, 12, u64::MAX, 0) };
+        let ports = u32::from(flow.remote_port) << 16 | u32::from(flow.local_port);
+        // The IPv4 part of `struct bpf_sock_tuple`: addresses, then ports, in network order.
+        let mut tuple = [
+            u32::from_ne_bytes(flow.remote.v4_tail()),
+            u32::from_ne_bytes(flow.local.v4_tail()),
+            ports.to_be(),
+        ];
+        // SAFETY: the tuple holds the bytes of an IPv4 tuple, and its length says that there are no more;
+        // -1 is the program's own namespace.
+        let sk = unsafe {
+            helper::bpf_skc_lookup_tcp(
+                skb.0.cast(),
+                tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
+                size_of_val(&tuple) as u32,
+                u64::MAX,
+                0,
+            )
+        };
         if sk.is_null() {
             None
         } else {

@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use dts_core::{
     addr::FlowKey,
-    segment::{MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
+    segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
     verdict::DropReason,
 };
 
@@ -28,8 +28,8 @@ pub const ETH: u32 = 14;
 /// The length of an IPv4 header without options.
 pub const IPV4: u32 = 20;
 /// EtherTypes.
-pub const ETHERTYPE_IPV4: u16 = 0x0800;
-pub const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
 /// IP protocols.
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -98,13 +98,33 @@ impl Skb {
         Some(unsafe { bytes.assume_init() })
     }
 
-    /// Overwrites the `N` bytes at `offset`.
+    /// The `N` words at `offset`, as they are in the frame; `None` beyond the end.
     #[inline(always)]
-    pub fn store<const N: usize>(self, offset: u32, bytes: &[u8; N]) -> Rewrite {
-        // SAFETY: `bytes` holds N bytes; the helper checks the offset.
+    fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        // SAFETY: `words` has room for N words; the helper checks the offset.
         let r = unsafe {
-            helper::bpf_skb_store_bytes(self.0, offset, bytes.as_ptr().cast(), N as u32, 0)
+            helper::bpf_skb_load_bytes(
+                self.0.cast_const().cast(),
+                offset,
+                words.as_mut_ptr().cast(),
+                size_of::<[u32; N]>() as u32,
+            )
         };
+        if r != 0 {
+            return None;
+        }
+        // SAFETY: the helper has written all N words when it returns 0.
+        Some(unsafe { words.assume_init() })
+    }
+
+    /// Overwrites the bytes at `offset` by those of a [`Block`].
+    #[inline(always)]
+    pub fn store<B: Block>(self, offset: u32, block: &B) -> Rewrite {
+        let from = (&raw const *block).cast_mut().cast();
+        // SAFETY: a block has as many bytes as its size says; the helper checks the offset.
+        let r =
+            unsafe { helper::bpf_skb_store_bytes(self.0, offset, from, size_of::<B>() as u32, 0) };
         if r == 0 { Ok(()) } else { Err(FAILED) }
     }
 
@@ -156,10 +176,12 @@ impl Skb {
     /// Sets the link-layer addresses.
     #[inline(always)]
     pub fn set_macs(self, destination: &[u8; 6], source: &[u8; 6]) -> Rewrite {
-        let mut macs = [0; 12];
         let (d, s) = (destination, source);
-        [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]] = *d;
-        [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]] = *s;
+        let macs = [
+            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+        ];
         self.store(0, &macs)
     }
 
@@ -186,18 +208,28 @@ impl Skb {
     }
 }
 
+/// Bytes or words to be put into a frame as they are in memory.
+///
+/// # Safety
+///
+/// The type has no padding.
+pub unsafe trait Block {}
+// SAFETY: arrays of integers have no padding.
+unsafe impl<const N: usize> Block for [u8; N] {}
+// SAFETY: the same.
+unsafe impl<const N: usize> Block for [u32; N] {}
+
 /// The difference that replacing `from` by `to` makes to a checksum.
 #[inline(always)]
-fn csum_diff<const A: usize, const B: usize>(from: &[u8; A], to: &[u8; B]) -> i64 {
-    const { assert!(A.is_multiple_of(4) && B.is_multiple_of(4)) };
-    // SAFETY: the helper reads A and B bytes, which are there; it needs no alignment beyond the
-    // stack's.
+fn csum_diff<A: Block, B: Block>(from: &A, to: &B) -> i64 {
+    const { assert!(size_of::<A>().is_multiple_of(4) && size_of::<B>().is_multiple_of(4)) };
+    // SAFETY: the helper reads as many bytes as both have; it needs no alignment beyond the stack's.
     unsafe {
         helper::bpf_csum_diff(
-            from.as_ptr().cast_mut().cast(),
-            A as u32,
-            to.as_ptr().cast_mut().cast(),
-            B as u32,
+            (&raw const *from).cast_mut().cast(),
+            size_of::<A>() as u32,
+            (&raw const *to).cast_mut().cast(),
+            size_of::<B>() as u32,
             0,
         )
     }
@@ -207,6 +239,10 @@ fn csum_diff<const A: usize, const B: usize>(from: &[u8; A], to: &[u8; B]) -> i6
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ip {
+    /// The source address.
+    pub src: [u8; 4],
+    /// The destination address.
+    pub dst: [u8; 4],
     /// The header's length in bytes.
     pub header_len: u32,
     /// Header and data, in bytes; taken from the frame where the field is 0 (BIG TCP).
@@ -215,46 +251,62 @@ pub struct Ip {
     pub protocol: u8,
     /// Whether this is a fragment, the first one included.
     pub fragment: bool,
-    /// The source address.
-    pub src: [u8; 4],
-    /// The destination address.
-    pub dst: [u8; 4],
+}
+
+/// A frame by its EtherType.
+pub enum Frame {
+    /// IPv4, with a whole header.
+    Ipv4(Ip),
+    /// ARP.
+    Arp,
+    /// Anything else, and what is too short to be told.
+    Other,
+}
+
+impl Frame {
+    /// Reads EtherType and IPv4 header, in one go: it is what every packet costs.
+    #[inline(always)]
+    pub fn parse(skb: Skb) -> Self {
+        // From the last two bytes of the source address on, so that the IP header is whole words. An ARP
+        // packet is longer.
+        let Some([link, first, second, third, src, dst]) = skb.load_words::<6>(ETH - 4) else {
+            return Self::Other;
+        };
+        match u32::from_be(link) as u16 {
+            ETHERTYPE_IPV4 => {}
+            ETHERTYPE_ARP => return Self::Arp,
+            _ => return Self::Other,
+        }
+        let (first, second, third) = (
+            u32::from_be(first),
+            u32::from_be(second),
+            u32::from_be(third),
+        );
+        let header_len = (first >> 24 & 0x0f) * 4;
+        if first >> 28 != 4 || header_len < IPV4 {
+            return Self::Other;
+        }
+        let total_len = match first & 0xffff {
+            0 => skb.len().wrapping_sub(ETH),
+            n => n,
+        };
+        Self::Ipv4(Ip {
+            src: src.to_ne_bytes(),
+            dst: dst.to_ne_bytes(),
+            header_len,
+            total_len,
+            protocol: (third >> 16) as u8,
+            fragment: second & 0x3fff != 0,
+        })
+    }
 }
 
 impl Ip {
-    /// Reads the IPv4 header of a frame whose EtherType says IPv4.
-    #[inline(always)]
-    pub fn parse(skb: Skb) -> Option<Self> {
-        let b: [u8; 20] = skb.load(ETH)?;
-        let header_len = ((b[0] & 0x0f) as u32) * 4;
-        if b[0] >> 4 != 4 || header_len < IPV4 {
-            return None;
-        }
-        let total_len = match u16::from_be_bytes([b[2], b[3]]) {
-            0 => skb.len().wrapping_sub(ETH),
-            n => n as u32,
-        };
-        Some(Self {
-            header_len,
-            total_len,
-            protocol: b[9],
-            fragment: u16::from_be_bytes([b[6], b[7]]) & 0x3fff != 0,
-            src: [b[12], b[13], b[14], b[15]],
-            dst: [b[16], b[17], b[18], b[19]],
-        })
-    }
-
     /// Where the transport header begins.
     #[inline(always)]
     pub const fn l4(&self) -> u32 {
         ETH + self.header_len
     }
-}
-
-/// The EtherType of a frame; `None` when it is too short to have one.
-#[inline(always)]
-pub fn ethertype(skb: Skb) -> Option<u16> {
-    skb.load::<2>(12).map(u16::from_be_bytes)
 }
 
 /// A frame's link-layer addresses: destination, source.
@@ -270,8 +322,8 @@ pub fn macs(skb: Skb) -> Option<([u8; 6], [u8; 6])> {
 /// A TCP segment in a frame.
 #[repr(C)]
 pub struct Tcp {
-    /// The fixed header's bytes as they came.
-    pub old: [u8; TCP_HEADER],
+    /// The fixed header as it came.
+    pub old: HeaderWords,
     /// The header, to be changed.
     pub header: TcpHeader,
 }
@@ -295,8 +347,8 @@ impl Segment {
         // SAFETY: this CPU's value, which only one program run at a time uses: see `options`.
         let room = unsafe { &mut *room };
         room.ip = *ip;
-        room.tcp.old = skb.load(ip.l4())?;
-        let mut header = TcpHeader::parse(&room.tcp.old)?;
+        room.tcp.old = skb.load_words(ip.l4())?;
+        let mut header = TcpHeader::parse_words(&room.tcp.old)?;
         let headers = ip.header_len + u32::from(header.header_len);
         if ip.total_len < headers || ETH + headers > skb.len() {
             return None;
@@ -381,7 +433,7 @@ extern "C" fn scan_step(_index: u64, _context: *mut core::ffi::c_void) -> i64 {
 #[inline(never)]
 pub fn rewrite(skb: Skb, l4: u32, tcp: &Tcp, scratch: Option<&mut Scratch>) -> Rewrite {
     let mut new = tcp.old;
-    tcp.header.emit(&mut new);
+    tcp.header.emit_words(&mut new);
     let mut diff = csum_diff(&tcp.old, &new);
     // Without options the room holds another segment's.
     if let Some(s) = scratch
@@ -447,7 +499,7 @@ pub fn replace_options(
         i += 1;
     }
     let mut new = tcp.old;
-    tcp.header.emit(&mut new);
+    tcp.header.emit_words(&mut new);
     let diff = csum_diff(&tcp.old, &new);
     // SAFETY: both arrays have at least 40 bytes.
     let diff = unsafe {
@@ -498,8 +550,8 @@ pub fn set_addresses(skb: Skb, ip: &Ip, src: [u8; 4], dst: [u8; 4]) -> Rewrite {
 }
 
 #[inline(always)]
-const fn pair(a: [u8; 4], b: [u8; 4]) -> [u8; 8] {
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+const fn pair(a: [u8; 4], b: [u8; 4]) -> [u32; 2] {
+    [u32::from_ne_bytes(a), u32::from_ne_bytes(b)]
 }
 
 /// A segment without data and options, made by the filter out of another segment's frame.
@@ -540,21 +592,22 @@ fn bare_ip(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
 #[inline(never)]
 fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
     let l4 = ip.l4();
-    let mut tcp = [0u8; TCP_HEADER];
-    bare.header.emit(&mut tcp);
-    // Twenty bytes of header, no reserved bits, no urgent data.
-    tcp[12] = 0x50;
-    [tcp[18], tcp[19]] = [0; 2];
+    let mut tcp: HeaderWords = [0; TCP_HEADER / 4];
+    TcpHeader {
+        header_len: TCP_HEADER as u8,
+        reserved: 0,
+        urgent: 0,
+        ..bare.header
+    }
+    .emit_words(&mut tcp);
     skb.store(l4, &tcp)?;
-    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u8; 4], &tcp), 0)?;
-    let (s, d) = (bare.src, bare.dst);
-    let len = TCP_HEADER as u8;
-    let pseudo = [
-        s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], 0, TCP, 0, len,
-    ];
+    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u32], &tcp), 0)?;
+    let [src, dst] = pair(bare.src, bare.dst);
+    let protocol_and_len = (TCP as u32) << 16 | TCP_HEADER as u32;
+    let pseudo = [src, dst, protocol_and_len.to_be()];
     skb.l4_diff(
         l4 + TCP_CHECKSUM,
-        csum_diff(&[0u8; 4], &pseudo),
+        csum_diff(&[0u32], &pseudo),
         BPF_F_PSEUDO_HDR.into(),
     )
 }

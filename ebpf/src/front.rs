@@ -22,8 +22,8 @@ use crate::{
     back::syn_room,
     facts::{FrontFacts, SockRef, now_ms, ownership, settings, unix_seconds},
     frame::{
-        Bare, ETH, ETHERTYPE_ARP, ETHERTYPE_IPV4, ICMP, Ip, Segment, Skb, TCP, ethertype,
-        insert_ip_option, make_bare, options, rewrite, set_addresses,
+        Bare, ETH, Frame, ICMP, Ip, Segment, Skb, TCP, insert_ip_option, make_bare, options,
+        rewrite, set_addresses,
     },
     icmp,
     maps::{CONNECTIONS, PEERS, SERVICES, Scratch, SynRoom, VIPS},
@@ -85,13 +85,10 @@ pub fn ingress(skb: Skb) -> Step {
         skb.accept();
         return Ok(Outcome::pass(Action::Redirected));
     }
-    match ethertype(skb) {
-        Some(ETHERTYPE_IPV4) => {}
-        Some(ETHERTYPE_ARP) => return Ok(arp_ingress(skb, settings)),
-        _ => return Ok(Outcome::pass(Action::Other)),
-    }
-    let Some(ip) = Ip::parse(skb) else {
-        return Ok(Outcome::pass(Action::Other));
+    let ip = match Frame::parse(skb) {
+        Frame::Ipv4(ip) => ip,
+        Frame::Arp => return Ok(arp_ingress(skb, settings)),
+        Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
     let vip = Addr::v4(ip.dst);
     if ip.protocol == TCP && !ip.fragment {
@@ -346,13 +343,10 @@ pub fn egress(skb: Skb) -> Step {
         skb.set_mark(0);
         return Ok(Outcome::pass(Action::ToClient));
     }
-    match ethertype(skb) {
-        Some(ETHERTYPE_IPV4) => {}
-        Some(ETHERTYPE_ARP) => return Ok(arp_egress(skb)),
-        _ => return Ok(Outcome::pass(Action::Other)),
-    }
-    let Some(ip) = Ip::parse(skb) else {
-        return Ok(Outcome::pass(Action::Other));
+    let ip = match Frame::parse(skb) {
+        Frame::Ipv4(ip) => ip,
+        Frame::Arp => return Ok(arp_egress(skb)),
+        Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
     let vip = Addr::v4(ip.src);
     if ip.protocol != TCP || ip.fragment {

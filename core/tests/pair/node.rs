@@ -338,8 +338,7 @@ impl Node {
             from_port: t.source,
             to: Addr::v4(packet.dst),
         };
-        let mut room = OptionRoom::default();
-        room.bytes = bytes;
+        let mut room = OptionRoom { bytes };
         assert!(option.tag_is_right(&KEY, &ends, &mut room), "the tag");
         let flow = FlowKey {
             remote: option.client,

@@ -199,7 +199,7 @@ pub fn service_id(vip: IpAddr, port: u16) -> u16 {
     let vip = Addr::from(vip);
     let hash = match vip.v4_octets() {
         Some(octets) => siphash24(&KEY, &[&octets[..], &port.to_be_bytes()].concat()),
-        None => siphash24(&KEY, &[&vip.as_bytes16()[..], &port.to_be_bytes()].concat()),
+        None => siphash24(&KEY, &[&vip.bytes16()[..], &port.to_be_bytes()].concat()),
     };
     let folded = hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48);
     (folded as u16).max(1)

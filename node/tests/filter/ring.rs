@@ -103,7 +103,7 @@ fn address(rng: &mut fastrand::Rng) -> Addr {
 
 fn ask(bench: &Bench, remote: &Addr, port: u16) -> i32 {
     let mut frame = [0; ETH + 18];
-    frame[ETH..ETH + 16].copy_from_slice(remote.as_bytes16());
+    frame[ETH..ETH + 16].copy_from_slice(&remote.bytes16());
     frame[ETH + 16..].copy_from_slice(&port.to_be_bytes());
     bench.run("ring_owner", &frame).0
 }
