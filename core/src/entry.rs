@@ -66,8 +66,12 @@ pub mod flag {
     pub const REQUEST_END: u32 = 1 << 9;
     /// The handover is from a node to itself.
     pub const SELF: u32 = 1 << 10;
-    /// Processing: the inspecting node has been told that the flow is over.
+    /// Processing: the flow is over, its socket in TIME_WAIT. The inspecting node is being told.
     pub const ENDED: u32 = 1 << 11;
+    /// Processing: the inspecting node has noted that the flow is over, and knows nothing of it any more.
+    pub const NOTED: u32 = 1 << 16;
+    /// Handover: the port has one.
+    pub const USED: u32 = 1 << 17;
     /// Handover: the client has closed its side, and the request ends with its FIN.
     pub const HALF_CLOSED: u32 = 1 << 14;
     /// Inspecting: our own kernel has sent a FIN on the handover connection, so its daemon has died.
@@ -320,10 +324,14 @@ pub mod sweep {
 const _: () = {
     assert!(size_of::<ConnKey>() == 40);
     assert!(size_of::<ConnEntry>() == 104);
+    /// Result: the entry was marked as asked.
+    pub const MARKED: u32 = 6;
     assert!(size_of::<Handover>() == 60);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<ServiceEntry>() == 8);
+    /// Request: mark the entry, a processing one, as [`NOTED`](super::flag::NOTED).
+    pub const NOTED: u32 = 4;
     assert!(size_of::<ServiceAddr>() == 20);
     assert!(size_of::<NodeSettings>() == 80);
     assert!(size_of::<RingState>() == 40);

@@ -257,6 +257,12 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
                 return Ok(Outcome::pass(Action::Challenge));
             }
             Ingress::Release => return Ok(release(skb, segment)),
+            Ingress::Forget => {
+                if let Some(entry) = processing {
+                    forget_processing(flow, entry);
+                }
+                return Err(DropReason::NotOwner);
+            }
             Ingress::Begin => begin(segment, scratch, service)?,
             Ingress::ToInspector | Ingress::KillTimeWait => {}
         }
@@ -308,11 +314,8 @@ fn release(skb: Skb, segment: &Segment) -> Outcome {
             return Err(DropReason::NotOwner);
         };
         let (peer_mac, own_mac) = (entry.peer_mac, entry.own_mac);
-        let (old, to_self) = (entry.client_isn, entry.has(flag::SELF));
+        let old = entry.client_isn;
         forget_processing(flow, entry);
-        if to_self {
-            return Err(DropReason::NotOwner);
-        }
         let room = syn_room()?;
         seal_release(segment, old, settings, room);
         insert_ip_option(skb, ip, &room.release_room.bytes)?;

@@ -85,6 +85,10 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
     if record.value & ask::DELETE_ALWAYS != 0 {
         remove(&record.key, e);
         return ask::DELETED;
+    if record.value & ask::NOTED != 0 {
+        e.flags |= flag::NOTED;
+        return ask::MARKED;
+    }
     }
     // The inspector's sockets are on a port of their own, which the daemon says in the request.
     let inspecting = record.key.role == role::INSPECTING;

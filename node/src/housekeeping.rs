@@ -314,12 +314,7 @@ impl Housekeeper {
                 self.forget(notice.records());
                 self.send(Kind::Noted, notice.records(), peer).await;
             }
-            Kind::Noted => {
-                let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-                for (flow, isn) in notice.records() {
-                    telling.remove(&(*flow, isn.0));
-                }
-            }
+            Kind::Noted => self.noted(notice.records()),
             Kind::Question => {
                 let gone = self.not_here(notice.records());
                 if !gone.is_empty() {
@@ -327,6 +322,18 @@ impl Housekeeper {
                 }
             }
         }
+    }
+
+    /// Another node knows now that connections are over: it need not be told again, nor by a SYN that another
+    /// connection of the flow begins with.
+    fn noted(&self, records: &[Record]) {
+        {
+            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            for (flow, isn) in records {
+                telling.remove(&(*flow, isn.0));
+            }
+        }
+        self.request(role::PROCESSING, records, sweep::NOTED);
     }
 
     /// Those of the connections that this node's server doesn't have.
@@ -352,6 +359,11 @@ impl Housekeeper {
 
     /// Forgets that connections are placed elsewhere.
     fn forget(&self, records: &[Record]) {
+        self.request(role::INSPECTING, records, sweep::DELETE_ALWAYS);
+    }
+
+    /// Has the filter do something to connections' entries.
+    fn request(&self, role: u32, records: &[Record], value: u32) {
         let mut sweeps: Vec<_> = records
             .iter()
             .map(|(flow, isn)| SweepRecord {
@@ -364,7 +376,7 @@ impl Housekeeper {
             })
             .collect();
         if let Err(error) = self.filter.sweep(&mut sweeps) {
-            tracing::error!("cannot forget connections that are over: {error}");
+            tracing::error!("cannot take note of connections that are over: {error}");
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Ingress {
     /// The flow's processing entry is of a connection that is over: delete it and send the SYN on to
     /// the node that inspected it, which may wait for that.
     Release,
+    /// The same, but nobody waits for it: delete the entry and drop the SYN, which is another node's.
+    Forget,
     /// A TIME_WAIT socket here is in the way of a connection on another node: remove it.
     KillTimeWait,
 }
@@ -102,6 +104,7 @@ fn syn_l7(
     facts: &impl Facts,
 ) -> Ingress {
     let mut over = false;
+    let mut awaited = false;
     if let Some(entry) = processing {
         let socket = if entry.has(flag::ENDED) {
             Socket::None
@@ -117,10 +120,12 @@ fn syn_l7(
             }
             Socket::TimeWait | Socket::None => over = true,
         }
+        awaited = entry.flags & (flag::NOTED | flag::SELF) == 0;
     }
     match facts.ownership() {
         Ownership::Owner => {}
-        Ownership::NotOwner if over => return Ingress::Release,
+        Ownership::NotOwner if over && awaited => return Ingress::Release,
+        Ownership::NotOwner if over => return Ingress::Forget,
         not => return Ingress::Drop(refusal(not)),
     }
     let Some(entry) = inspecting else {

@@ -185,7 +185,7 @@ impl Node {
                 shift::to_server(&entry, &mut packet.header).apply(&mut packet.options);
                 return Some(packet);
             }
-            Ingress::Release | Ingress::KillTimeWait => {
+            Ingress::Release | Ingress::Forget | Ingress::KillTimeWait => {
                 panic!("one client, one connection: {outcome:?}")
             }
         }

@@ -208,6 +208,8 @@ enum Processing {
     Ended,
 }
 
+    Noted,
+    EndedSelf,
 const PROCESSING: [Processing; 5] = [
     Processing::None,
     Processing::Begun,
@@ -216,6 +218,8 @@ const PROCESSING: [Processing; 5] = [
     Processing::Ended,
 ];
 
+    Processing::Noted,
+    Processing::EndedSelf,
 impl Processing {
     fn entry(self) -> Option<ConnEntry> {
         let (state, flags) = match self {
@@ -226,6 +230,8 @@ impl Processing {
             Self::Ended => (state::DIRECT, flag::ANSWERED | flag::ENDED),
         };
         Some(ConnEntry {
+            Self::Noted => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::NOTED),
+            Self::EndedSelf => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::SELF),
             state,
             flags: flags | AGREED_TIMESTAMPS,
             client_isn: X,
@@ -275,8 +281,8 @@ fn processing_half(processing: Processing, socket: Socket, syn: Syn) -> Result<b
     let live = match processing {
         Processing::None => return Ok(false),
         Processing::Begun | Processing::Handing | Processing::Direct => true,
-        // The sweep has found its socket in TIME_WAIT or gone, and told who inspected it.
-        Processing::Ended => false,
+        // The sweep has found its socket in TIME_WAIT or gone, and tells who inspected it.
+        Processing::Ended | Processing::Noted | Processing::EndedSelf => false,
     };
     match (live, socket, syn) {
         // DESIGN 4.1: a live flow's kernel sends a challenge ACK; nothing else may happen to the flow.
@@ -310,8 +316,18 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
     };
     match (facts.ownership, over) {
         (Ownership::Owner, false | true) => {}
-        // Whoever inspected the last connection still takes the flow for alive.
-        (Ownership::NotOwner, true) => return Ingress::Release,
+        (Ownership::NotOwner, true) => {
+            return match processing {
+                // Whoever inspected the last connection has said that it knows, or was this node itself.
+                Processing::Noted | Processing::EndedSelf => Ingress::Forget,
+                // He still takes the flow for alive.
+                Processing::None
+                | Processing::Begun
+                | Processing::Handing
+                | Processing::Direct
+                | Processing::Ended => Ingress::Release,
+            };
+        }
         (Ownership::NotOwner, false) => return Ingress::Drop(DropReason::NotOwner),
         (Ownership::LeaseExpired, false | true) => {
             return Ingress::Drop(DropReason::LeaseExpired);
@@ -345,7 +361,9 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
             | Processing::Begun
             | Processing::Handing
             | Processing::Direct
-            | Processing::Ended => Ingress::Begin,
+            | Processing::Ended
+            | Processing::Noted
+            | Processing::EndedSelf => Ingress::Begin,
         },
     }
 }
@@ -403,7 +421,11 @@ fn l7_segment_table_is_exhaustive() {
                         // From the SYN-ACK on the client's own segments are accepted, also before the
                         // handover is complete.
                         (
-                            Processing::Handing | Processing::Direct | Processing::Ended,
+                            Processing::Handing
+                            | Processing::Direct
+                            | Processing::Ended
+                            | Processing::Noted
+                            | Processing::EndedSelf,
                             Inspecting::None
                             | Inspecting::Inspect
                             | Inspecting::Frozen

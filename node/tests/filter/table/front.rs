@@ -269,6 +269,23 @@ fn syns() -> Vec<Row> {
             ),
         ),
         Row::drop(
+            "a SYN after a connection that the inspecting node knows to be over",
+            IN,
+            frame(Tcp {
+                seq: X.wrapping_add(90_000),
+                ..syn(&web())
+            }),
+            |bench| {
+                bench.processing(web(), PEER_PORT, |e| {
+                    e.state = state::DIRECT;
+                    e.flags |= flag::ANSWERED | flag::ENDED | flag::NOTED;
+                });
+                bench.own(false);
+            },
+            DropReason::NotOwner,
+        )
+        .then(|bench| assert_eq!(bench.connections(), 0)),
+        Row::drop(
             "a SYN to be released that has no room for the release",
             IN,
             frame(Tcp {
