@@ -240,6 +240,9 @@ pub struct ServiceEntry {
 pub struct ServiceAddr {
     /// The VIP.
     pub vip: Addr,
+    /// Under the inspector's port: how many bytes of a request the inspector takes. A client is told of no window
+    /// beyond them.
+    pub most: u32,
     /// The public port.
     pub port: u32,
 }
@@ -329,9 +332,7 @@ const _: () = {
     assert!(size_of::<Handover>() == 60);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<ServiceKey>() == 20);
-    assert!(size_of::<ServiceEntry>() == 8);
-    /// Request: mark the entry, a processing one, as [`NOTED`](super::flag::NOTED).
-    pub const NOTED: u32 = 4;
+    assert!(size_of::<ServiceEntry>() == 12);
     assert!(size_of::<ServiceAddr>() == 20);
     assert!(size_of::<NodeSettings>() == 80);
     assert!(size_of::<RingState>() == 40);

@@ -376,19 +376,19 @@ pub fn egress(skb: Skb) -> Step {
     match service.kind {
         service_kind::L4 => Ok(Outcome::pass(Action::Pass)),
         service_kind::L7 => Ok(server_egress(skb, segment, settings)),
-        _ => Ok(inspector_egress(skb, segment)),
+        _ => Ok(inspector_egress(skb, segment, service.most)),
     }
 }
 
 #[inline(never)]
-fn inspector_egress(skb: Skb, segment: &mut Segment) -> Outcome {
+fn inspector_egress(skb: Skb, segment: &mut Segment, most: u32) -> Outcome {
     outcome(|| {
         let Segment { ip, tcp, flow } = segment;
         let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
             return Err(DropReason::Malformed);
         };
         let entry = entry(flow, role::INSPECTING);
-        match front::egress_inspector(&tcp.header, &scratch.scan, entry, now_ms()) {
+        match front::egress_inspector(&mut tcp.header, &scratch.scan, entry, most, now_ms()) {
             FromInspector::Drop(reason) => return Err(reason),
             FromInspector::Forget => {
                 let _ = CONNECTIONS.remove(&ConnKey {

@@ -126,7 +126,7 @@ impl Current {
         let mut all = Vec::new();
         for service in &self.config.services {
             let vip = Addr::from(service.vip);
-            let mut add = |port: u16, kind, other_port| {
+            let mut add = |port: u16, kind, other_port, most| {
                 let key = ServiceKey {
                     vip,
                     port: port.into(),
@@ -137,15 +137,18 @@ impl Current {
                         kind,
                         id: service.id(),
                         other_port,
+                        most,
                     },
                 ));
             };
             match (service.mode, service.inspector_port) {
                 (Mode::L7, Some(inspector)) => {
-                    add(service.port, service_kind::L7, inspector);
-                    add(inspector, service_kind::INSPECTOR, service.port);
+                    // The configuration's limit is far below 4 GiB.
+                    let most = u32::try_from(service.undecided_bytes).unwrap_or(u32::MAX);
+                    add(service.port, service_kind::L7, inspector, 0);
+                    add(inspector, service_kind::INSPECTOR, service.port, most);
                 }
-                _ => add(service.port, service_kind::L4, 0),
+                _ => add(service.port, service_kind::L4, 0, 0),
             }
         }
         all

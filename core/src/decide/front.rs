@@ -217,12 +217,14 @@ pub enum FromInspector {
     Forget,
 }
 
-/// A segment from the inspector's socket.
+/// A segment from the inspector's socket. The inspector takes `most` bytes of a request, and the client is told of
+/// no window beyond them.
 #[inline(always)]
 pub fn egress_inspector(
-    header: &TcpHeader,
+    header: &mut TcpHeader,
     options: &OptionScan,
     entry: Option<&mut ConnEntry>,
+    most: u32,
     now: u32,
 ) -> FromInspector {
     let Some(entry) = entry else {
@@ -248,7 +250,34 @@ pub fn egress_inspector(
     }
     entry.acked = header.ack;
     entry.used_at = now;
+    header.window = limited_window(header, entry, most);
     FromInspector::ToClient
+}
+
+/// The window that a client is shown of the inspector's: up to `most` bytes from the client's first on.
+///
+/// What a client has under way when its connection is handed over reaches the processing node's server, which at
+/// first has room for 64 KiB beyond the beginning of the request. With a larger window here, a client with much to
+/// send would lose what is beyond that, and perhaps wait for a retransmission time-out. The limit stays where it is,
+/// so the window never shrinks (RFC 9293 §3.8.6).
+#[inline(always)]
+const fn limited_window(header: &TcpHeader, entry: &ConnEntry, most: u32) -> u16 {
+    if header.flags & ACK == 0 {
+        return header.window;
+    }
+    // A SYN's window is never scaled.
+    let scale = if header.flags & SYN != 0 {
+        0
+    } else {
+        entry.announced_scale
+    };
+    let taken = header.ack.since(entry.client_isn.plus(1));
+    let left = most.saturating_sub(taken) >> scale;
+    if header.window as u32 > left {
+        left as u16
+    } else {
+        header.window
+    }
 }
 
 /// Notes what a SYN-ACK of ours agreed to of the client's offers.

@@ -20,6 +20,8 @@ pub(crate) const WEB: u16 = 80;
 pub(crate) const INSPECTOR: u16 = 8081;
 pub(crate) const HANDOVER: u16 = 7084;
 const SERVICE: u16 = 7;
+/// How many bytes of a request the inspector takes.
+const MOST: u32 = 32_768;
 const KEY: [u8; 16] = *b"a key for tests.";
 
 /// An IPv4 packet without IP options that carries a TCP segment.
@@ -203,7 +205,8 @@ impl Node {
         };
         if packet.header.source == INSPECTOR {
             let entry = self.entry(flow, role::INSPECTING);
-            return match front::egress_inspector(&packet.header, &packet.options, entry, now()) {
+            let header = &mut packet.header;
+            return match front::egress_inspector(header, &packet.options, entry, MOST, now()) {
                 FromInspector::Drop(_) => vec![],
                 FromInspector::Forget => panic!("the inspector listens"),
                 FromInspector::ToClient => {

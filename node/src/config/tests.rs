@@ -115,7 +115,7 @@ fn the_example_becomes_a_configuration() {
     );
     assert_eq!(
         (web.undecided_time, web.undecided_bytes),
-        (Duration::from_secs(10), 65_536)
+        (Duration::from_secs(10), 32_768)
     );
     let [downloads, images] = &web.rules[..] else {
         panic!("two rules")

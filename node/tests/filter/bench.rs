@@ -42,6 +42,8 @@ pub(crate) const INSPECTOR: u16 = 8081;
 pub(crate) const MAIL: u16 = 25;
 pub(crate) const HANDOVER: u16 = 7084;
 pub(crate) const WEB_ID: u16 = 7;
+/// How many bytes of a request the inspector takes.
+pub(crate) const MOST: u32 = 32_768;
 
 pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 0xc1];
 pub(crate) const FRONT_MAC: Mac = [2, 0, 0, 0, 0, 0x11];
@@ -110,6 +112,7 @@ impl Bench {
                     kind,
                     id,
                     other_port,
+                    most: MOST,
                 },
             )
         };

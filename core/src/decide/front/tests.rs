@@ -43,6 +43,8 @@ const X: Seq = Seq(0xffff_fff0);
 const Y: Seq = Seq(0x8000_0000);
 const W: Seq = Seq(77);
 const NOW: u32 = 4242;
+/// How many bytes of a request the inspector takes.
+const MOST: u32 = 32_768;
 /// What our kernel acknowledged last of the old connection's.
 const ACKED: Seq = X.plus(1000);
 /// Its last timestamp echo.
@@ -206,20 +208,20 @@ enum Processing {
     Handing,
     Direct,
     Ended,
-}
-
     Noted,
     EndedSelf,
-const PROCESSING: [Processing; 5] = [
+}
+
+const PROCESSING: [Processing; 7] = [
     Processing::None,
     Processing::Begun,
     Processing::Handing,
     Processing::Direct,
     Processing::Ended,
-];
-
     Processing::Noted,
     Processing::EndedSelf,
+];
+
 impl Processing {
     fn entry(self) -> Option<ConnEntry> {
         let (state, flags) = match self {
@@ -228,10 +230,10 @@ impl Processing {
             Self::Handing => (state::HANDING, flag::ANSWERED),
             Self::Direct => (state::DIRECT, flag::ANSWERED),
             Self::Ended => (state::DIRECT, flag::ANSWERED | flag::ENDED),
-        };
-        Some(ConnEntry {
             Self::Noted => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::NOTED),
             Self::EndedSelf => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::SELF),
+        };
+        Some(ConnEntry {
             state,
             flags: flags | AGREED_TIMESTAMPS,
             client_isn: X,
@@ -513,7 +515,8 @@ fn inspector_table_is_exhaustive() {
                     Kind::SynAck | Kind::Ack | Kind::Data | Kind::Fin | Kind::Rst | Kind::RstAck,
                 ) => FromInspector::ToClient,
             };
-            let outcome = egress_inspector(&header(kind), &no_options(), entry.as_mut(), NOW);
+            let outcome =
+                egress_inspector(&mut header(kind), &no_options(), entry.as_mut(), MOST, NOW);
             assert_eq!(outcome, expected, "{has:?} {kind:?}");
         }
     }
@@ -645,13 +648,19 @@ fn only_what_both_offered_is_agreed() {
             ..TcpHeader::default()
         };
         let mut entry = begin(&syn, &options(client), 1, NOW);
-        let answer = TcpHeader {
+        let mut answer = TcpHeader {
             flags: flags(inspector, ECE) | SYN | ACK,
             seq: Y,
             ..TcpHeader::default()
         };
         // A kernel accepts only what was offered: the answer has no more than the SYN.
-        egress_inspector(&answer, &options(inspector & client), Some(&mut entry), NOW);
+        egress_inspector(
+            &mut answer,
+            &options(inspector & client),
+            Some(&mut entry),
+            MOST,
+            NOW,
+        );
         let both = client & inspector;
         let agreed = (
             entry.sack(),
@@ -675,13 +684,40 @@ proptest! {
     #[test]
     fn the_last_timestamp_is_the_latest(start: u32, steps in prop::collection::vec(0u32..1000, 1..20)) {
         let mut entry = Inspecting::Inspect.entry().unwrap();
-        let syn_ack = header(Kind::SynAck);
-        egress_inspector(&syn_ack, &timestamps(start, 1), Some(&mut entry), NOW);
+        let mut syn_ack = header(Kind::SynAck);
+        egress_inspector(&mut syn_ack, &timestamps(start, 1), Some(&mut entry), MOST, NOW);
         for step in &steps {
             let value = start.wrapping_add(*step);
-            egress_inspector(&header(Kind::Ack), &timestamps(value, 1), Some(&mut entry), NOW);
+            egress_inspector(&mut header(Kind::Ack), &timestamps(value, 1), Some(&mut entry), MOST, NOW);
         }
         let latest = steps.iter().max().copied().unwrap_or(0);
         prop_assert_eq!(entry.server_tsval, start.wrapping_add(latest));
+    }
+
+    /// A client is offered what the kernel offers, but nothing beyond the bytes that the inspector takes; and what
+    /// has been offered stays so.
+    #[test]
+    fn the_inspectors_window_ends_where_it_takes_no_more(
+        most in 64u32..1_048_576,
+        scale in 0u8..=14,
+        steps in prop::collection::vec((0u32..100_000, any::<u16>()), 1..20),
+    ) {
+        let first = X.plus(1);
+        let mut entry = Inspecting::Inspect.entry().unwrap();
+        entry.announced_scale = scale;
+        let mut syn_ack = TcpHeader { ack: first, window: 64_240, ..header(Kind::SynAck) };
+        egress_inspector(&mut syn_ack, &timestamps(1, 1), Some(&mut entry), most, NOW);
+        entry.announced_scale = scale;
+        prop_assert_eq!(u32::from(syn_ack.window), most.min(64_240));
+        let mut taken = 0;
+        for (more, window) in steps {
+            taken = (taken + more).min(most);
+            let mut segment = TcpHeader { ack: first.plus(taken), window, ..header(Kind::Ack) };
+            egress_inspector(&mut segment, &timestamps(1, 1), Some(&mut entry), most, NOW);
+            let (offered, shown) = (u32::from(window) << scale, u32::from(segment.window) << scale);
+            prop_assert!(shown <= offered && taken + shown <= most);
+            // No less than can be said with this scale.
+            prop_assert!(shown == offered || most - taken - shown < 1 << scale);
+        }
     }
 }

@@ -125,7 +125,7 @@ impl Default for Inspection {
             default: Target::Local,
             on_unreachable: Fate::Default,
             undecided_time: Duration::from_secs(10),
-            undecided_bytes: 65_536,
+            undecided_bytes: 32_768,
             on_undecided: Fate::Default,
         }
     }

@@ -11,8 +11,8 @@ use super::{
     inspected, placed, sack, same_as, to, web,
 };
 use crate::bench::{
-    BACK_MAC, Bench, CLIENT, CLIENT_MAC, DATA, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, OWN,
-    PEER, PEER_MAC, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released, server, syn,
+    BACK_MAC, Bench, CLIENT, CLIENT_MAC, DATA, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, MOST,
+    OWN, PEER, PEER_MAC, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released, server, syn,
     timestamps,
 };
 use crate::frame::{ETH, Ip, Tcp, arp, icmp, mend};
@@ -540,7 +540,14 @@ fn from_inspector() -> Vec<Row> {
             OUT,
             frame(reset.clone()),
             inspected,
-            to(Action::FromInspector, seen(reset.clone())),
+            // No window beyond what the inspector takes, in the scale that was announced.
+            to(
+                Action::FromInspector,
+                seen(Tcp {
+                    window: (MOST >> 9) as u16,
+                    ..reset.clone()
+                }),
+            ),
         ),
         Row::drop(
             "the reset of a missing inspector",
