@@ -174,23 +174,31 @@ impl ConnEntry {
     }
 }
 
-/// One handover connection, seen from the inspecting node. Value of the map `HANDOVERS`, whose key is
-/// the local port (as a `u32`).
+/// One handover connection, seen from the inspecting node. Value of the map `HANDOVERS`, an array whose index is
+/// the local port.
+///
+/// The daemon has the array in its memory: noting a handover and forgetting it take no system call.
 ///
 /// The daemon writes it, the filter only reads it: what the filter learns of the handover is kept in
 /// the flow's inspecting [`ConnEntry`], so neither overwrites the other.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Handover {
     /// The client's flow.
     pub flow: FlowKey,
     /// Where the connection goes: the target's back address, or the pseudo-address.
     pub target: Addr,
-    /// [`flag::SELF`], [`flag::REQUEST_END`], [`flag::HALF_CLOSED`].
+    /// [`flag::USED`], without which the rest means nothing; [`flag::SELF`], [`flag::REQUEST_END`],
+    /// [`flag::HALF_CLOSED`].
     pub flags: u32,
     /// The request's length in bytes, its FIN counted, once [`flag::REQUEST_END`] is set.
     pub request_len: u32,
+    /// Unused: the kernel rounds an array's values up to eight bytes.
+    pub reserved: u32,
 }
+
+/// How many values the array `HANDOVERS` has: one for each port.
+pub const HANDOVER_PORTS: u32 = 1 << 16;
 
 /// Key of the map `PEERS`: a handover connection, seen from the processing node.
 #[repr(C)]
@@ -232,6 +240,9 @@ pub struct ServiceEntry {
     pub id: u16,
     /// The inspector's port under the public one, the public port under the inspector's.
     pub other_port: u16,
+    /// Under the inspector's port: how many bytes of a request the inspector takes. A client is told of no window
+    /// beyond them.
+    pub most: u32,
 }
 
 /// A service's address, under its id. Value of the map `SERVICE_IDS`.
@@ -240,9 +251,6 @@ pub struct ServiceEntry {
 pub struct ServiceAddr {
     /// The VIP.
     pub vip: Addr,
-    /// Under the inspector's port: how many bytes of a request the inspector takes. A client is told of no window
-    /// beyond them.
-    pub most: u32,
     /// The public port.
     pub port: u32,
 }
@@ -316,10 +324,14 @@ pub mod sweep {
     pub const DELETED: u32 = 4;
     /// Result: there is no socket; the entry was kept.
     pub const NO_SOCKET: u32 = 5;
+    /// Result: the entry was marked as asked.
+    pub const MARKED: u32 = 6;
     /// Request: delete the entry when it has no socket.
     pub const DELETE: u32 = 1;
     /// Request: delete the entry whatever its socket does.
     pub const DELETE_ALWAYS: u32 = 2;
+    /// Request: mark the entry, a processing one, as [`NOTED`](super::flag::NOTED).
+    pub const NOTED: u32 = 4;
     /// How many records one run takes.
     pub const RECORDS: usize = 64;
 }
@@ -327,9 +339,7 @@ pub mod sweep {
 const _: () = {
     assert!(size_of::<ConnKey>() == 40);
     assert!(size_of::<ConnEntry>() == 104);
-    /// Result: the entry was marked as asked.
-    pub const MARKED: u32 = 6;
-    assert!(size_of::<Handover>() == 60);
+    assert!(size_of::<Handover>() == 64);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<ServiceKey>() == 20);
     assert!(size_of::<ServiceEntry>() == 12);

@@ -95,9 +95,8 @@ fn reply_ingress(skb: Skb, ip: &Ip) -> Outcome {
 
 #[inline(always)]
 fn handover(port: u16) -> Option<&'static Handover> {
-    let h = HANDOVERS.get_ptr(&u32::from(port))?;
-    // SAFETY: a map value stays valid for the program's run; only the daemon writes, whole values.
-    Some(unsafe { &*h })
+    let h = HANDOVERS.get(port.into())?;
+    (h.flags & flag::USED != 0).then_some(h)
 }
 
 /// A segment of a handover connection to this node.
@@ -558,7 +557,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
     ))
 }
 
-/// Makes the DTS option of a handover SYN, with the present time in it: a repeated SYN is fresh, too.
+/// Makes the DTS option of a handover SYN.
 #[inline(never)]
 fn make_option(h: &Handover, e: &ConnEntry, settings: &NodeSettings, room: &mut SynRoom) {
     room.option = back::option(h, e, now_ms(), unix_seconds(settings));

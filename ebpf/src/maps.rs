@@ -1,15 +1,15 @@
 //! The maps. Their names, keys and values are the contract with the daemon: `dts_core::entry`.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, PerCpuArray},
 };
 use dts_core::{
     addr::{Addr, FlowKey},
     entry::{
-        ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, RingState, ServiceAddr, ServiceEntry,
-        ServiceKey, SweepRecord,
+        ConnEntry, ConnKey, HANDOVER_PORTS, Handover, NodeSettings, PeerKey, RingState,
+        ServiceAddr, ServiceEntry, ServiceKey, SweepRecord,
     },
     handover::{HandoverEnds, HandoverOption, OPTION_LEN, OptionRoom, release},
     ring::{MAX_POINTS, RingPoint},
@@ -60,9 +60,9 @@ pub static MEMBERS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
 pub static CONNECTIONS: HashMap<ConnKey, ConnEntry> =
     HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Handover connections by the local port, at the inspecting node.
+/// Handover connections by the local port, at the inspecting node. The daemon writes it as memory.
 #[map]
-pub static HANDOVERS: HashMap<u32, Handover> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub static HANDOVERS: Array<Handover> = Array::with_max_entries(HANDOVER_PORTS, BPF_F_MMAPABLE);
 
 /// Flows by handover connection, at the processing node.
 #[map]

@@ -70,7 +70,10 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
     if record.key.role == ask::HANDOVER {
         return match socket(skb, flow) {
             Socket::None => {
-                let _ = HANDOVERS.remove(&u32::from(flow.local_port));
+                if let Some(h) = HANDOVERS.get_ptr_mut(flow.local_port.into()) {
+                    // SAFETY: a value of an array stays valid. The daemon that would write here is gone.
+                    unsafe { (*h).flags = 0 };
+                }
                 ask::DELETED
             }
             _ => ask::ALIVE,
@@ -82,13 +85,13 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
     if e.client_isn != record.client_isn {
         return ask::GONE;
     }
-    if record.value & ask::DELETE_ALWAYS != 0 {
-        remove(&record.key, e);
-        return ask::DELETED;
     if record.value & ask::NOTED != 0 {
         e.flags |= flag::NOTED;
         return ask::MARKED;
     }
+    if record.value & ask::DELETE_ALWAYS != 0 {
+        remove(&record.key, e);
+        return ask::DELETED;
     }
     // The inspector's sockets are on a port of their own, which the daemon says in the request.
     let inspecting = record.key.role == role::INSPECTING;

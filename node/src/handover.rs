@@ -25,13 +25,14 @@ use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use socket2::Socket;
+use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::kernel::{Filter, FilterError, socket};
+use crate::kernel::socket::watch;
+use crate::kernel::{Filter, socket};
 
 /// How long each attempt to reach a target waits before the next one; after the last one the target
 /// counts as gone. An attempt costs one SYN; two are made because one may be lost.
@@ -64,19 +65,13 @@ pub enum HandoverError {
     /// This node could not make the handover connection.
     #[error("cannot open a handover connection")]
     Local(#[source] io::Error),
-    /// The filter could not be told.
-    #[error("cannot tell the filter of a handover")]
-    Filter(#[from] FilterError),
 }
 
 impl HandoverError {
     /// Whether another target may be tried: no server has seen the connection.
     #[must_use]
     pub const fn allows_another_target(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused | Self::Unreachable(_) | Self::Local(_) | Self::Filter(_)
-        )
+        matches!(self, Self::Refused | Self::Unreachable(_) | Self::Local(_))
     }
 }
 
@@ -123,7 +118,7 @@ impl HandoverCounters {
             HandoverError::ClientGone => &self.client_gone,
             HandoverError::ResetByTarget => &self.reset,
             HandoverError::Incomplete(_) => &self.incomplete,
-            HandoverError::Local(_) | HandoverError::Filter(_) => &self.local,
+            HandoverError::Local(_) => &self.local,
         }
     }
 }
@@ -325,48 +320,44 @@ impl Handovers {
             target: Addr::from(target),
             flags: if own { flag::SELF } else { 0 },
             request_len: 0,
+            ..Handover::default()
         };
         // Right already, unless more arrives until the target has answered.
         set_request_end(&mut handover, connection);
+        let to = SocketAddrV4::new(target, self.port);
         for patience in ATTEMPTS {
-            let (mut carrier, socket) = self.carrier(handover)?;
-            let to = SocketAddr::V4(SocketAddrV4::new(target, self.port));
-            match timeout(patience, socket.connect(to)).await {
-                Ok(Ok(stream)) => {
-                    // Not a new carrier made of this one's fields: dropping this one would have the
-                    // filter forget the handover.
-                    carrier.stream = Some(stream);
-                    return Ok(carrier);
-                }
-                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            let mut carrier = self.carrier(handover).map_err(HandoverError::Local)?;
+            match carrier.connect(to, patience).await {
+                Ok(true) => return Ok(carrier),
+                // The attempt's socket is closed here: in this state, without a segment.
+                Ok(false) => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     return Err(HandoverError::Refused);
                 }
-                Ok(Err(e)) if is_unreachable(&e) => break,
-                Ok(Err(e)) => return Err(HandoverError::Local(e)),
-                // The attempt's socket is closed here: in this state, without a segment.
-                Err(_) => {}
+                Err(e) if is_unreachable(&e) => break,
+                Err(e) => return Err(HandoverError::Local(e)),
             }
         }
         Err(HandoverError::Unreachable(ATTEMPTS.iter().sum()))
     }
 
     /// Makes a socket with a port of its own, and tells the filter what the port is for.
-    fn carrier(&self, handover: Handover) -> Result<(Carrier<'_>, TcpSocket), HandoverError> {
-        let socket = TcpSocket::new_v4().map_err(HandoverError::Local)?;
-        socket
-            .bind(SocketAddr::V4(SocketAddrV4::new(self.address, 0)))
-            .map_err(HandoverError::Local)?;
-        let port = socket.local_addr().map_err(HandoverError::Local)?.port();
-        self.filter.set_handover(port, &handover)?;
-        Ok((
-            Carrier {
-                filter: &self.filter,
-                port,
-                handover,
-                stream: None,
-            },
-            socket,
-        ))
+    fn carrier(&self, handover: Handover) -> io::Result<Carrier<'_>> {
+        let socket = Socket::new(
+            Domain::IPV4,
+            Type::STREAM.nonblocking(),
+            Some(Protocol::TCP),
+        )?;
+        socket.bind(&SocketAddr::V4(SocketAddrV4::new(self.address, 0)).into())?;
+        let local = socket.local_addr()?.as_socket();
+        let port = local.ok_or(io::ErrorKind::AddrNotAvailable)?.port();
+        self.filter.set_handover(port, &handover);
+        Ok(Carrier {
+            filter: &self.filter,
+            port,
+            handover,
+            line: Some(Line::Alone(socket)),
+        })
     }
 
     /// Sends the request and waits until the target's server has all of it.
@@ -389,7 +380,7 @@ impl Handovers {
             return Err(HandoverError::ClientGone);
         }
         silent.map_err(HandoverError::Local)?;
-        carrier.update(handover)?;
+        carrier.update(handover);
         let deadline = Instant::now() + COMPLETION;
         let outcome = timeout_at(deadline, carrier.send(&request)).await;
         match outcome {
@@ -455,53 +446,125 @@ struct Carrier<'a> {
     filter: &'a Filter,
     port: u16,
     handover: Handover,
-    stream: Option<TcpStream>,
+    line: Option<Line>,
+}
+
+/// A handover connection's socket. The event loop learns of it only when there is something to wait for: where the
+/// target is this node, or as near as one switch, a call often returns with everything done.
+enum Line {
+    Alone(Socket),
+    Watched(AsyncFd<Socket>),
+}
+
+impl Line {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Alone(socket) => socket,
+            Self::Watched(socket) => socket.get_ref(),
+        }
+    }
+
+    fn into_socket(self) -> Socket {
+        match self {
+            Self::Alone(socket) => socket,
+            Self::Watched(socket) => socket.into_inner(),
+        }
+    }
 }
 
 impl Carrier<'_> {
-    /// Tells the filter what has changed.
-    fn update(&mut self, handover: Handover) -> Result<(), FilterError> {
-        if handover == self.handover {
-            return Ok(());
+    fn socket(&self) -> io::Result<&Socket> {
+        let line = self.line.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(line.socket())
+    }
+
+    /// Waits until the socket may be ready; whoever waits tries again.
+    async fn wait(&mut self, interest: Interest) -> io::Result<()> {
+        // The line stays where it is while this waits: whoever gives up still has it.
+        self.line = match self.line.take() {
+            Some(Line::Alone(socket)) => Some(Line::Watched(watch(
+                socket,
+                Interest::READABLE | Interest::WRITABLE,
+            )?)),
+            line => line,
+        };
+        let Some(Line::Watched(line)) = &self.line else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        line.ready(interest).await?.clear_ready();
+        Ok(())
+    }
+
+    /// Connects; `false` when there is no answer within `patience`.
+    async fn connect(&mut self, to: SocketAddrV4, patience: Duration) -> io::Result<bool> {
+        match self.socket()?.connect(&SocketAddr::V4(to).into()) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
         }
-        self.handover = handover;
-        self.filter.set_handover(self.port, &handover)
+        if self.socket()?.peer_addr().is_ok() {
+            return Ok(true);
+        }
+        match timeout(patience, self.wait(Interest::WRITABLE)).await {
+            Err(_) => Ok(false),
+            Ok(ready) => {
+                ready?;
+                match self.socket()?.take_error()? {
+                    None => Ok(true),
+                    Some(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Tells the filter what has changed.
+    fn update(&mut self, handover: Handover) {
+        if handover != self.handover {
+            self.handover = handover;
+            self.filter.set_handover(self.port, &handover);
+        }
     }
 
     /// Sends the request; the filter adds the client's FIN. Returns at the target's FIN.
-    async fn send(&mut self, request: &[u8]) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
+    async fn send(&mut self, mut request: &[u8]) -> io::Result<()> {
         if request.len() > ONE_SEGMENT {
             // Otherwise the last segment waits until the others are acknowledged.
-            stream.set_nodelay(true)?;
+            self.socket()?.set_tcp_nodelay(true)?;
         }
-        let (mut from, mut to) = stream.split();
-        let mut nothing = [0; 1];
-        // The client may have sent the server the rest of the request itself, which is then complete
-        // before all of it is written here.
-        let read = tokio::select! {
-            biased;
-            written = to.write_all(request) => {
-                written?;
-                from.read(&mut nothing).await
+        loop {
+            let mut interest = Interest::READABLE;
+            while !request.is_empty() {
+                match self.socket()?.send(request) {
+                    Ok(sent) => request = &request[sent..],
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        interest |= Interest::WRITABLE;
+                        break;
+                    }
+                    Err(e) => return Err(e),
+                }
             }
-            read = from.read(&mut nothing) => read,
-        };
-        if read? != 0 {
-            return Err(io::ErrorKind::InvalidData.into());
+            // The client may have sent the server the rest of the request itself, which is then complete
+            // before all of it is written here.
+            match recv(self.socket()?, &mut [0; 1], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => break,
+                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {}
+                Err(e) => return Err(e.into()),
+            }
+            self.wait(interest).await?;
         }
-        if let Some(stream) = self.stream.take() {
-            socket::close_silently(OwnedFd::from(stream.into_std()?))?;
+        if let Some(line) = self.line.take() {
+            socket::close_silently(line.into_socket())?;
         }
         Ok(())
     }
 
     /// Resets the connection, and with it what the target has of the client's.
     fn abort(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        if let Some(line) = self.line.take() {
+            let _ = line.socket().set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -509,7 +572,7 @@ impl Carrier<'_> {
 impl Drop for Carrier<'_> {
     fn drop(&mut self) {
         // A reset or FIN of the socket needs the filter's entry: the socket goes first.
-        drop(self.stream.take());
-        self.filter.remove_handover(self.port);
+        drop(self.line.take());
+        self.filter.remove_handover(self.port, &self.handover);
     }
 }

@@ -204,7 +204,7 @@ impl Housekeeper {
     ) -> Result<HashSet<(u16, FlowKey)>, FilterError> {
         let mut records = Vec::new();
         let mut present = HashSet::new();
-        for (port, handover) in self.filter.handovers()? {
+        for (port, handover) in self.filter.handovers() {
             if before.contains(&(port, handover.flow)) {
                 let flow =
                     handover_flow(Addr::from(self.address), port, handover.target, self.port);
@@ -367,12 +367,9 @@ impl Housekeeper {
         let mut sweeps: Vec<_> = records
             .iter()
             .map(|(flow, isn)| SweepRecord {
-                key: ConnKey {
-                    flow: *flow,
-                    role: role::INSPECTING,
-                },
+                key: ConnKey { flow: *flow, role },
                 client_isn: *isn,
-                value: sweep::DELETE_ALWAYS,
+                value,
             })
             .collect();
         if let Err(error) = self.filter.sweep(&mut sweeps) {

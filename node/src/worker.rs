@@ -14,6 +14,7 @@ use std::time::Duration;
 use dts_core::addr::{Addr, FlowKey};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
 use tokio::sync::watch::Receiver;
@@ -212,7 +213,7 @@ async fn accept_all(
             current.inspected_at(address.ip(), address.port()).cloned()
         };
         let Some(service) = service else { return };
-        let listener = listen(&service).and_then(watch);
+        let listener = listen(&service).and_then(|socket| watch(socket, Interest::READABLE));
         match listener {
             Ok(listener) => accept_from(&listener, address, &current, &handovers).await,
             Err(error) => {
@@ -355,7 +356,7 @@ impl Visit {
                 Some(readable) => readable,
                 None => {
                     let duplicate = connection.socket().try_clone().ok()?;
-                    watch(duplicate).ok()?
+                    watch(duplicate, Interest::READABLE).ok()?
                 }
             };
             if let Ok(ready) = timeout_at(deadline, readable.readable()).await {

@@ -297,6 +297,7 @@ fn note(world: &mut World, flags: u32, request_len: u32) {
         target: Addr::v4(SECOND),
         flags,
         request_len,
+        ..Handover::default()
     };
     world.nodes[0].handovers.insert(HANDOVER_PORT, handover);
 }

@@ -23,6 +23,7 @@ use dts_core::verdict::{COUNTERS, Verdict};
 use thiserror::Error;
 
 use super::attach::Attachment;
+use super::handovers::Handovers;
 use super::shared::{Raw, bytes_of, read_plain};
 use super::{batch, btf};
 
@@ -133,7 +134,7 @@ pub struct Filter {
     connections: Mutex<Hash<ConnKey, ConnEntry>>,
     /// The same map, to be read as a whole.
     connections_fd: OwnedFd,
-    handovers: Mutex<HashMap<MapData, u32, Raw<Handover>>>,
+    handovers: Handovers,
     stats: PerCpuArray<MapData, u64>,
 }
 
@@ -176,6 +177,14 @@ impl Filter {
                 .try_into()?;
             program.load()?;
         }
+        let handovers = match ebpf.map("HANDOVERS") {
+            Some(Map::Array(map)) => Handovers::map(map.fd().as_fd()),
+            _ => return Err(FilterError::Object { what: "HANDOVERS" }),
+        }
+        .map_err(|source| FilterError::Read {
+            map: "HANDOVERS",
+            source,
+        })?;
         let connections_fd = match ebpf.map("CONNECTIONS") {
             Some(Map::HashMap(map)) => map.fd().as_fd().try_clone_to_owned(),
             _ => {
@@ -201,7 +210,7 @@ impl Filter {
             service_ids: take(&mut ebpf, "SERVICE_IDS")?,
             members: take(&mut ebpf, "MEMBERS")?,
             connections: take(&mut ebpf, "CONNECTIONS")?,
-            handovers: take(&mut ebpf, "HANDOVERS")?,
+            handovers,
             stats: take::<PerCpuArray<MapData, u64>>(&mut ebpf, "STATS")?
                 .into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -386,35 +395,19 @@ impl Filter {
     }
 
     /// Notes or changes a handover connection of this node's, by its local port.
-    ///
-    /// # Errors
-    ///
-    /// When the table is full.
-    pub fn set_handover(&self, port: u16, handover: &Handover) -> Result<(), FilterError> {
-        lock(&self.handovers)
-            .insert(u32::from(port), Raw(*handover), 0)
-            .map_err(map_error("HANDOVERS"))
+    pub fn set_handover(&self, port: u16, handover: &Handover) {
+        self.handovers.set(port, handover);
     }
 
-    /// Forgets a handover connection of this node's.
-    pub fn remove_handover(&self, port: u16) {
-        // It may be gone already: a sweep found no socket.
-        let _ = lock(&self.handovers).remove(&u32::from(port));
+    /// Forgets a handover connection of this node's, unless its port has another flow's by now.
+    pub fn remove_handover(&self, port: u16, handover: &Handover) {
+        self.handovers.remove(port, handover);
     }
 
     /// Every handover connection of this node's.
-    ///
-    /// # Errors
-    ///
-    /// When the map can't be read.
-    pub fn handovers(&self) -> Result<Vec<(u16, Handover)>, FilterError> {
-        let map = lock(&self.handovers);
-        let mut all = Vec::new();
-        for item in map.iter() {
-            let (port, handover) = item.map_err(map_error("HANDOVERS"))?;
-            all.push((port as u16, handover.0));
-        }
-        Ok(all)
+    #[must_use]
+    pub fn handovers(&self) -> Vec<(u16, Handover)> {
+        self.handovers.all()
     }
 
     /// The entry of a flow in one role.

@@ -6,6 +6,7 @@ pub mod attach;
 mod batch;
 mod btf;
 pub mod filter;
+mod handovers;
 pub mod host;
 mod shared;
 pub mod socket;

@@ -81,13 +81,13 @@ pub fn interface_is_up(name: &str) -> bool {
     libc::c_int::from(flags) & libc::IFF_UP != 0
 }
 
-/// Registers a socket with the event loop, to wait until it can be read from.
+/// Registers a socket with the event loop, to wait for what `interest` says.
 ///
 /// # Errors
 ///
 /// When the system's event queue refuses it.
-pub fn watch(socket: socket2::Socket) -> io::Result<AsyncFd<socket2::Socket>> {
+pub fn watch(socket: socket2::Socket, interest: Interest) -> io::Result<AsyncFd<socket2::Socket>> {
     // SAFETY: the socket owns its descriptor, returns the same one always, and keeps it open until it is
     // dropped, which the registration outlives not: `AsyncFd` owns both.
-    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
 }

@@ -153,8 +153,8 @@ impl Bench {
             })
             .collect();
         self.filter.sweep(&mut records).expect("a sweep");
-        for (port, _) in self.filter.handovers().expect("handovers") {
-            self.filter.remove_handover(port);
+        for (port, handover) in self.filter.handovers() {
+            self.filter.remove_handover(port, &handover);
         }
         assert_eq!(self.connections(), 0);
     }

@@ -150,9 +150,9 @@ fn populate(bench: &Bench) {
                 flags: (flag::REQUEST_END * u32::from(i % 3 == 0))
                     | (flag::SELF * u32::from(i % 2)),
                 request_len: 100,
+                ..Handover::default()
             };
-            let set = bench.filter.set_handover(FIRST_OWN + i, &handover);
-            set.expect("room for a handover");
+            bench.filter.set_handover(FIRST_OWN + i, &handover);
         };
         let processing = |change: &dyn Fn(&mut ConnEntry)| {
             bench.processing(flow, FIRST_PEER + i, |e| {

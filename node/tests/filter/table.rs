@@ -220,11 +220,9 @@ fn handover(bench: &Bench, flags: u32) {
         target: dts_core::addr::Addr::v4(PEER),
         flags,
         request_len: 100,
+        ..Handover::default()
     };
-    bench
-        .filter
-        .set_handover(OWN_PORT, &handover)
-        .expect("room");
+    bench.filter.set_handover(OWN_PORT, &handover);
 }
 
 /// A handover SYN of the flow has come, the server has not answered yet.

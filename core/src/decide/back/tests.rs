@@ -88,6 +88,7 @@ fn handover(flags: u32) -> Handover {
         target: Addr::v4([198, 18, 1, 12]),
         flags,
         request_len: 321,
+        ..Handover::default()
     }
 }
 
