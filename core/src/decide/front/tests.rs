@@ -694,8 +694,7 @@ proptest! {
         prop_assert_eq!(entry.server_tsval, start.wrapping_add(latest));
     }
 
-    /// A client is offered what the kernel offers, but nothing beyond the bytes that the inspector takes; and what
-    /// has been offered stays so.
+    /// A client is offered what the kernel offers, but nothing beyond the bytes that the inspector takes.
     #[test]
     fn the_inspectors_window_ends_where_it_takes_no_more(
         most in 64u32..1_048_576,
