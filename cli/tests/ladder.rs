@@ -38,13 +38,6 @@ fn fetch(lab: &str, owner: Place) -> Seen {
     let mut files = FileSet::new(1);
     files.add(format!("{owner}/file"), SIZE).unwrap();
     lab.publish(&[owner], &files).unwrap();
-    // No tail loss probes (RFC 8985): on a busy machine the client's acknowledgment of a large
-    // response may take the few milliseconds after which the server would send a part again.
-    for place in [CLIENT, INSPECTING, OTHER] {
-        lab.sh(place, "sysctl -qw net.ipv4.tcp_early_retrans=0")
-            .unwrap();
-    }
-
     let interfaces = || {
         let networks = [Network::Front, Network::Back];
         [INSPECTING, OTHER].map(|node| networks.map(|network| (node, network.interface())))
@@ -183,8 +176,14 @@ fn assert_sequence(ladder: &Ladder) {
         .collect();
     assert_eq!(after, [Step::HandoverFin, Step::ClientFin, Step::ServerFin]);
     assert!(steps[8..].contains(&Step::Response));
-    let again: Vec<&Rung> = ladder.rungs.iter().filter(|rung| rung.again).collect();
-    assert!(again.is_empty(), "sent again:{}", brief(ladder));
+    // Parts of the response may come again: on a busy machine the client's acknowledgment takes the
+    // few milliseconds after which the server sends the tail once more (RFC 8985), and a server that
+    // moves to another processor has its segments overtake each other. The handover has no excuse.
+    let again = ladder
+        .rungs
+        .iter()
+        .find(|rung| rung.again && rung.step != Step::Response);
+    assert!(again.is_none(), "sent again:{}", brief(ladder));
 }
 
 /// Sequence and acknowledgment numbers of every step.
@@ -218,7 +217,7 @@ fn assert_numbers(ladder: &Ladder, response: &[u8]) {
     // The response goes on in the numbers that the client knows, without a gap.
     let mut next = y1;
     let mut bytes = Vec::new();
-    for rung in ladder.all(Step::Response) {
+    for rung in ladder.all(Step::Response).filter(|rung| !rung.again) {
         assert_eq!((rung.from, rung.to), (Party::Processing, Party::Client));
         assert_eq!((rung.segment.seq, rung.segment.ack), (next, request_end));
         next = next.wrapping_add(rung.segment.payload.len() as u32);
