@@ -108,6 +108,8 @@ counted! {
         HandoverReply = "handover_reply",
         /// A handover SYN that was accepted.
         HandoverSyn = "handover_syn",
+        /// The third segment of a handover connection's handshake: the request says the same.
+        HandoverAck = "handover_ack",
         /// A later segment of a handover connection, to the server.
         HandoverIn = "handover_in",
         /// A handover segment that the filter answered by itself.

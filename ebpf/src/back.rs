@@ -132,6 +132,7 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
                 rewrite(skb, ip.l4(), &segment.tcp, None)?;
                 Ok(to_front(skb, segment, settings, Action::HandoverIn))
             }
+            Incoming::HandshakeAck => Ok(Outcome::end(Action::HandoverAck)),
             Incoming::ResetServer => Ok(reset_server(skb, segment, e, settings)),
             other => Ok(answer(skb, segment, other, Some(e))),
         }

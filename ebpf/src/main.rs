@@ -54,6 +54,12 @@ impl Outcome {
         Self::new(Verdict::Done(action), TC_ACT_UNSPEC)
     }
 
+    /// The packet has done its part.
+    #[inline(always)]
+    const fn end(action: Action) -> Self {
+        Self::new(Verdict::Done(action), TC_ACT_SHOT)
+    }
+
     /// The packet took another way; `code` is what the redirect helper returned.
     #[inline(always)]
     const fn redirect(action: Action, code: i32) -> Self {

@@ -4,10 +4,12 @@
 //! socket of every service, and the kernel spreads connections over them.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
 use tokio::sync::watch::Receiver;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
 use crate::config::Fate;
@@ -37,6 +39,9 @@ const DEFER: Duration = Duration::from_secs(1);
 
 /// How often a worker shows that its loop turns.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// How many connections are accepted before those that wait have their turn.
+const BATCH: u32 = 16;
 
 /// How long to wait before trying again to listen or to accept, when the system refuses.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -238,7 +243,10 @@ async fn accept_from(
         let Ok(mut ready) = listener.readable().await else {
             return;
         };
-        loop {
+        for number in 1u32.. {
+            if number.is_multiple_of(BATCH) {
+                yield_now().await;
+            }
             let accepted = match listener.get_ref().accept() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -268,7 +276,12 @@ async fn accept_from(
                 handovers: Arc::clone(handovers),
                 remote,
             };
-            spawn_local(visit.run(socket));
+            // Most visits end without a wait, and need no task of their own.
+            let mut visit = Box::pin(visit.run(socket));
+            let over = poll_fn(|context| Poll::Ready(visit.as_mut().poll(context).is_ready()));
+            if !over.await {
+                spawn_local(visit);
+            }
         }
     }
 }

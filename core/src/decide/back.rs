@@ -204,6 +204,9 @@ pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSy
 pub enum Incoming {
     /// To the server, as the header now is.
     ToServer,
+    /// It ends here: the handshake's acknowledgment, which the request that follows it carries, too. The
+    /// server's kernel then makes the socket and finds its request at once, as with TCP_DEFER_ACCEPT.
+    HandshakeAck,
     /// To the server as a reset: the inspecting daemon died in the middle of a request, and its
     /// kernel's FIN would make the truncated request look complete.
     ResetServer,
@@ -236,6 +239,12 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         && !(entry.has(flag::REQUEST_END) && header.end() == entry.request_end)
     {
         return Incoming::ResetServer;
+    }
+    let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
+    let first = header.seq == entry.client_isn.plus(1) && header.ack == first_ack;
+    // Where the request's end is known, this acknowledgment may be all that will come: of an empty one.
+    if bare && first && !entry.has(flag::REQUEST_END) {
+        return Incoming::HandshakeAck;
     }
     if header.flags & ACK != 0 {
         header.ack = header.ack.minus(entry.seq_delta);

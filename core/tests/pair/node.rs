@@ -315,7 +315,7 @@ impl Node {
             (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
             (Incoming::AnswerAck, Some(_)) if Some(t.ack) == y1 => (t.ack, t.end(), FIN | ACK),
             (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),
-            (Incoming::Drop(_), _) => return (None, None),
+            (Incoming::HandshakeAck | Incoming::Drop(_), _) => return (None, None),
             (Incoming::ResetServer | Incoming::AnswerFin, _) => {
                 panic!("no daemon dies here: {how:?} for {t:?}")
             }

@@ -81,6 +81,7 @@ impl Row {
             | Action::Released
             | Action::ReleaseIn
             | Action::ArpReply => REDIRECT,
+            Action::HandoverAck => SHOT,
             _ => UNSPEC,
         };
         Self {

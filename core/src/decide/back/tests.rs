@@ -168,6 +168,52 @@ fn incoming_table_is_exhaustive() {
     }
 }
 
+/// The handshake's acknowledgment ends here, unless the request's end is known: then it may be all that
+/// comes. Nothing else does.
+#[test]
+fn only_the_handshakes_acknowledgment_is_kept_from_the_server() {
+    let first = TcpHeader {
+        seq: X.plus(1),
+        ..Kind::Ack.header()
+    };
+    let others = [
+        TcpHeader {
+            seq: X.plus(2),
+            ..first
+        },
+        TcpHeader {
+            ack: Y.plus(2),
+            ..first
+        },
+        TcpHeader {
+            payload: 1,
+            ..first
+        },
+        TcpHeader {
+            flags: RST | ACK,
+            ..first
+        },
+        TcpHeader {
+            reserved: REQUEST_END_BIT,
+            ack: X.plus(1),
+            ..first
+        },
+    ];
+    let mut e = entry(state::HANDING);
+    let seen = |header: TcpHeader, e: &mut ConnEntry| incoming(&mut { header }, e, NOW);
+    assert_eq!(seen(first, &mut e), Incoming::HandshakeAck);
+    assert_eq!(e.used_at, NOW);
+    for header in others {
+        let mut e = entry(state::HANDING);
+        assert_eq!(seen(header, &mut e), Incoming::ToServer, "{header:?}");
+    }
+    e.flags |= flag::REQUEST_END;
+    assert_eq!(seen(first, &mut e), Incoming::ToServer);
+    e.state = state::DIRECT;
+    let late = Incoming::Drop(DropReason::AfterHandover);
+    assert_eq!(seen(first, &mut e), late);
+}
+
 /// The end of the request travels in the acknowledgment field of a marked segment.
 #[test]
 fn a_mark_tells_the_end_and_is_taken_off() {

@@ -352,6 +352,13 @@ fn to_server() -> Vec<Row> {
             "the acknowledgment of the SYN-ACK",
             IN,
             frame(segment(x1, y1, ACK)),
+            unmarked,
+            (Action::HandoverAck, Out::Dropped),
+        ),
+        Row::done(
+            "an acknowledgment where the request's end is known",
+            IN,
+            frame(segment(x1, y1, ACK)),
             handing,
             in_(as_client(&segment(x1, y1, ACK), w1)),
         ),
