@@ -33,10 +33,13 @@ pub fn now_ns() -> u64 {
     unsafe { helper::bpf_ktime_get_ns() }
 }
 
-/// The monotonic clock, in milliseconds modulo 2^32.
+/// The monotonic clock as of the last timer tick, a few milliseconds ago at the most, in milliseconds modulo
+/// 2^32. Reading the clock itself costs a visit at the hypervisor's or the processor's counter for each packet.
 #[inline(always)]
 pub fn now_ms() -> u32 {
-    (now_ns() / 1_000_000) as u32
+    // SAFETY: plain helper call.
+    let ns = unsafe { helper::bpf_ktime_get_coarse_ns() };
+    (ns / 1_000_000) as u32
 }
 
 /// Unix time in seconds, modulo 65536.

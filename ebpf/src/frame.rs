@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use dts_core::{
     addr::FlowKey,
-    segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
+    segment::{HeaderWords, MAX_OPTIONS, OptionScan, SCALE_PRESENT, TCP_HEADER, TcpHeader, kind},
     verdict::DropReason,
 };
 
@@ -366,14 +366,16 @@ pub fn options(skb: Skb, l4: u32, header_len: u32) -> Option<&'static mut Scratc
     // SAFETY: the pointer is to this CPU's value, which only one program run at a time uses: classifiers
     // run with softirqs off, and a copy that is sent on meets no code that uses the scratch room.
     let scratch = unsafe { &mut *scratch };
-    scratch.scan.len = 0;
-    scratch.scan.next = 0;
-    scratch.scan.timestamps = 0;
-    scratch.scan.sack = 0;
-    scratch.scan.sack_edges = 0;
-    scratch.scan.mss = 0;
-    scratch.scan.scale = 0;
-    scratch.scan.sack_permitted = 0;
+    // Opaque, so that these stay eight stores: a call of `memset` goes byte by byte.
+    let zero = core::hint::black_box(0);
+    scratch.scan.len = zero;
+    scratch.scan.next = zero;
+    scratch.scan.timestamps = zero;
+    scratch.scan.sack = zero;
+    scratch.scan.sack_edges = zero;
+    scratch.scan.mss = zero;
+    scratch.scan.scale = zero;
+    scratch.scan.sack_permitted = zero;
     // Opaque to the compiler, so that the checks below are made on the register that the verifier
     // sees passed to the helper.
     let len = core::hint::black_box(header_len.wrapping_sub(TCP_HEADER as u32));
@@ -401,6 +403,18 @@ pub fn options(skb: Skb, l4: u32, header_len: u32) -> Option<&'static mut Scratc
     if len == 12 && [b[0], b[1], b[2], b[3]] == [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10] {
         // What nearly every segment of a connection with timestamps has.
         scratch.scan.timestamps = 4;
+        return Some(scratch);
+    }
+    if len == 20
+        && [b[0], b[1], b[4], b[5]] == [kind::MSS, 4, kind::SACK_PERMITTED, 2]
+        && [b[6], b[7], b[16], b[17], b[18]]
+            == [kind::TIMESTAMPS, 10, kind::NOP, kind::WINDOW_SCALE, 3]
+    {
+        // What Linux's SYNs and SYN-ACKs have.
+        scratch.scan.mss = u16::from_be_bytes([b[2], b[3]]).into();
+        scratch.scan.sack_permitted = 1;
+        scratch.scan.timestamps = 8;
+        scratch.scan.scale = SCALE_PRESENT | u32::from(b[19]);
         return Some(scratch);
     }
     let mut context = 0u64;

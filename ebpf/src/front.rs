@@ -263,7 +263,7 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
                 }
                 return Err(DropReason::NotOwner);
             }
-            Ingress::Begin => begin(segment, scratch, service)?,
+            Ingress::Begin => begin(segment, scratch, service, processing)?,
             Ingress::ToInspector | Ingress::KillTimeWait => {}
         }
         segment.tcp.header.destination = service.other_port;
@@ -291,8 +291,13 @@ fn to_server(
 
 /// Makes the entry of a new connection, in place of what an older one of the same flow left.
 #[inline(never)]
-fn begin(segment: &Segment, scratch: &Scratch, service: &ServiceEntry) -> Result<(), DropReason> {
-    if let Some(old) = entry(&segment.flow, role::PROCESSING) {
+fn begin(
+    segment: &Segment,
+    scratch: &Scratch,
+    service: &ServiceEntry,
+    old: Option<&mut ConnEntry>,
+) -> Result<(), DropReason> {
+    if let Some(old) = old {
         forget_processing(&segment.flow, old);
     }
     let new = front::begin(&segment.tcp.header, &scratch.scan, service.id, now_ms());

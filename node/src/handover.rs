@@ -29,7 +29,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 use crate::kernel::socket::watch;
 use crate::kernel::{Filter, socket};
@@ -381,10 +381,15 @@ impl Handovers {
         }
         silent.map_err(HandoverError::Local)?;
         carrier.update(handover);
-        let deadline = Instant::now() + COMPLETION;
-        let outcome = timeout_at(deadline, carrier.send(&request)).await;
+        let mut rest = request.as_slice();
+        let outcome = match carrier.send(&mut rest) {
+            // Most often; a timer for it would only be taken down again.
+            Ok(None) => Ok(Ok(())),
+            Ok(Some(interest)) => timeout(COMPLETION, carrier.send_rest(rest, interest)).await,
+            Err(e) => Ok(Err(e)),
+        };
         match outcome {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => carrier.close().map_err(HandoverError::Local),
             Ok(Err(_)) => Err(HandoverError::ResetByTarget),
             Err(_) => {
                 carrier.abort();
@@ -525,40 +530,55 @@ impl Carrier<'_> {
         }
     }
 
-    /// Sends the request; the filter adds the client's FIN. Returns at the target's FIN.
-    async fn send(&mut self, mut request: &[u8]) -> io::Result<()> {
+    /// Sends as much of the request as goes now, and looks whether the target's FIN is there. `None` when
+    /// it is; otherwise what to wait for.
+    fn send(&mut self, request: &mut &[u8]) -> io::Result<Option<Interest>> {
         if request.len() > ONE_SEGMENT {
             // Otherwise the last segment waits until the others are acknowledged.
             self.socket()?.set_tcp_nodelay(true)?;
         }
-        loop {
-            let mut interest = Interest::READABLE;
-            while !request.is_empty() {
-                match self.socket()?.send(request) {
-                    Ok(sent) => request = &request[sent..],
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        interest |= Interest::WRITABLE;
-                        break;
-                    }
-                    Err(e) => return Err(e),
+        let mut interest = Interest::READABLE;
+        while !request.is_empty() {
+            match self.socket()?.send(request) {
+                Ok(sent) => *request = &request[sent..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    interest |= Interest::WRITABLE;
+                    break;
                 }
+                Err(e) => return Err(e),
             }
-            // The client may have sent the server the rest of the request itself, which is then complete
-            // before all of it is written here.
+        }
+        // The client may have sent the server the rest of the request itself, which is then complete
+        // before all of it is written here.
+        loop {
             match recv(self.socket()?, &mut [0; 1], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => break,
+                Ok((0, _)) => return Ok(None),
                 Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {}
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Some(interest)),
                 Err(e) => return Err(e.into()),
             }
+        }
+    }
+
+    /// Goes on sending; the filter adds the client's FIN. Returns at the target's FIN.
+    async fn send_rest(&mut self, mut request: &[u8], mut interest: Interest) -> io::Result<()> {
+        loop {
             self.wait(interest).await?;
+            match self.send(&mut request)? {
+                Some(next) => interest = next,
+                None => return Ok(()),
+            }
         }
-        if let Some(line) = self.line.take() {
-            socket::close_silently(line.into_socket())?;
+    }
+
+    /// Closes the connection without a segment: its target has forgotten it.
+    fn close(&mut self) -> io::Result<()> {
+        match self.line.take() {
+            Some(line) => socket::close_silently(line.into_socket()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Resets the connection, and with it what the target has of the client's.

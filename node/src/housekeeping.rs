@@ -29,7 +29,7 @@ use crate::kernel::{Filter, FilterError};
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// How long an entry must not have been used before its socket is asked about, in milliseconds.
-const IDLE: u32 = 1_000;
+const IDLE: u32 = 300;
 /// The same while a handover is being set up: its socket may not be there yet.
 const SETTING_UP: u32 = 5_000;
 /// How long a handover may take before its entry here is taken for a dead daemon's.
@@ -40,8 +40,9 @@ const SILENT: u32 = 30_000;
 /// How often a notice is repeated, once a period, before its receiver is taken to be gone.
 const REPEATS: u32 = 15;
 
-/// Entries that are over but wait in TIME_WAIT are looked at once in so many periods.
-const WAITING_PERIODS: u64 = 2;
+/// How long an entry whose socket waits in TIME_WAIT is left alone after its last segment: the kernel keeps such
+/// a socket for 60 seconds, unless a reset ends it, which the filter notes.
+const WAITING: u32 = 58_000;
 
 /// Keeps a node's table.
 pub struct Housekeeper {
@@ -106,12 +107,12 @@ impl Housekeeper {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut handovers = HashSet::new();
-        for period in 0u64.. {
+        loop {
             ticks.tick().await;
             let this = Arc::clone(&self);
             let seen = std::mem::take(&mut handovers);
             let looked = spawn_blocking(move || {
-                let findings = this.look(period)?;
+                let findings = this.look()?;
                 let handovers = this.look_at_handovers(&seen)?;
                 Ok::<_, FilterError>((findings, handovers))
             });
@@ -127,7 +128,7 @@ impl Housekeeper {
     }
 
     /// Reads the table once.
-    fn look(&self, period: u64) -> Result<Findings, FilterError> {
+    fn look(&self) -> Result<Findings, FilterError> {
         let now = (monotonic_ns() / 1_000_000) as u32;
         let current = Arc::clone(&self.current.borrow());
         let members: HashSet<Addr> = current
@@ -168,7 +169,7 @@ impl Housekeeper {
                 }
                 (role::PROCESSING, state::HANDING) if idle > SETTING_UP => sweep::DELETE,
                 (role::PROCESSING, state::DIRECT) if idle > IDLE => {
-                    if entry.has(flag::ENDED) && !period.is_multiple_of(WAITING_PERIODS) {
+                    if entry.has(flag::ENDED) && idle < WAITING {
                         continue;
                     }
                     sweep::DELETE

@@ -73,6 +73,10 @@ pub fn ingress_l7(
     if let Some(entry) = processing {
         if entry.has(flag::ANSWERED) {
             entry.used_at = now;
+            if header.flags & RST != 0 {
+                // It may end the socket's TIME_WAIT, which is looked after again.
+                entry.flags &= !flag::ENDED;
+            }
             return Ingress::ToServer;
         }
         early = true;

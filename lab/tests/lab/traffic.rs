@@ -23,7 +23,7 @@ tests![
     programs_see_the_whole_machine,
 ];
 
-/// The VIP's multicast address: 03:bf and the IPv4 address (DESIGN 7).
+/// The VIP's multicast address: 03:bf and the IPv4 address (docs/network.md).
 const VIP_MAC: [u8; 6] = {
     let [a, b, c, d] = VIP.octets();
     [0x03, 0xbf, a, b, c, d]

@@ -92,7 +92,7 @@ fn handover(flags: u32) -> Handover {
     }
 }
 
-/// DESIGN 4.1: what is no client's half-close must not look like one, and after `Direct` the filter alone
+/// What is no client's half-close must not look like one, and after `Direct` the filter alone
 /// answers.
 #[test]
 fn incoming_table_is_exhaustive() {
@@ -329,7 +329,7 @@ fn a_dead_daemons_kernel_gets_a_reset() {
     assert_eq!(dead.state, state::PLACED);
 }
 
-/// DESIGN 4.1, step 4 (the answer freezes the entry) and 6 (the FIN completes the handover).
+/// docs/packets.md: the target's SYN-ACK (the answer freezes the entry) and 6 (the FIN completes the handover).
 #[test]
 fn reply_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]
@@ -401,7 +401,7 @@ fn reply_case(before: u32, kind: Kind, expected: Option<u32>) {
     assert_eq!(header, TcpHeader { ack, ..was });
 }
 
-/// Fig. 4, segment 4, and DESIGN 4.1's "where it ends travels with its segments".
+/// Fig. 4, segment 4, and docs/packets.md: where the request ends travels with its segments.
 #[test]
 fn outgoing_table_is_exhaustive() {
     for end_known in [false, true] {

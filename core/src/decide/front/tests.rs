@@ -125,7 +125,7 @@ fn every_fact() -> Vec<Known> {
     all
 }
 
-/// Mode `l4`, DESIGN's "the ring alone decides": sockets before the ring.
+/// Mode `l4`: sockets before the ring.
 #[test]
 fn l4_table_is_exhaustive() {
     let syn = TcpHeader {
@@ -287,7 +287,7 @@ fn processing_half(processing: Processing, socket: Socket, syn: Syn) -> Result<b
         Processing::Ended | Processing::Noted | Processing::EndedSelf => false,
     };
     match (live, socket, syn) {
-        // DESIGN 4.1: a live flow's kernel sends a challenge ACK; nothing else may happen to the flow.
+        // A live flow's kernel sends a challenge ACK; nothing else may happen to the flow.
         (
             true,
             Socket::Alive,
@@ -310,7 +310,7 @@ fn processing_half(processing: Processing, socket: Socket, syn: Syn) -> Result<b
     }
 }
 
-/// The rules of DESIGN 2 (rows 1 and 3) and 4.1 for a SYN of an inspected service.
+/// The rules (docs/packets.md) for a SYN of an inspected service.
 fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Known) -> Ingress {
     let over = match processing_half(processing, facts.public, syn) {
         Ok(over) => over,
@@ -403,7 +403,7 @@ fn l7_syn_table_is_exhaustive() {
     }
 }
 
-/// DESIGN 2, rows 4 to 6: the entries decide, not the socket table.
+/// The entries decide, not the socket table.
 #[test]
 fn l7_segment_table_is_exhaustive() {
     for inspecting in INSPECTING {
@@ -458,13 +458,18 @@ fn l7_segment_table_is_exhaustive() {
                     );
                     let used = p.is_some_and(|e| e.used_at == NOW);
                     assert_eq!(used, outcome == Ingress::ToServer, "the entry was of use");
+                    let ended = |e: ConnEntry| e.has(flag::ENDED);
+                    let was = processing.entry().is_some_and(ended);
+                    // A reset may end the socket's TIME_WAIT.
+                    let still = was && !matches!(kind, Kind::Rst | Kind::RstAck);
+                    assert_eq!(p.is_some_and(ended), still, "{processing:?} {kind:?}");
                 }
             }
         }
     }
 }
 
-/// DESIGN 4.1: from the processing node's answer on, nothing of the inspector's socket leaves.
+/// From the processing node's answer on, nothing of the inspector's socket leaves.
 #[test]
 fn inspector_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]
@@ -522,7 +527,7 @@ fn inspector_table_is_exhaustive() {
     }
 }
 
-/// DESIGN 4.1, steps 3 and 5, and its rule on data and resets before `Direct`.
+/// What the server sends during a handover, and what of it completes the handover (docs/packets.md).
 #[test]
 fn server_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]
