@@ -124,6 +124,8 @@ counted! {
         ReleaseIn = "release_in",
         /// A SYN turned into the reset that removes a TIME_WAIT socket.
         TimeWaitKilled = "time_wait_killed",
+        /// The FIN of an inspector's socket whose daemon died in mid-handover, made the reset that ends it.
+        OrphanReset = "orphan_reset",
         /// An ARP request for a VIP, answered with the multicast address.
         ArpReply = "arp_reply",
         /// An ARP packet of this node's own that named a VIP: sender address rewritten.

@@ -381,12 +381,17 @@ pub fn egress(skb: Skb) -> Step {
     match service.kind {
         service_kind::L4 => Ok(Outcome::pass(Action::Pass)),
         service_kind::L7 => Ok(server_egress(skb, segment, settings)),
-        _ => Ok(inspector_egress(skb, segment, service.most)),
+        _ => Ok(inspector_egress(skb, segment, service.most, settings)),
     }
 }
 
 #[inline(never)]
-fn inspector_egress(skb: Skb, segment: &mut Segment, most: u32) -> Outcome {
+fn inspector_egress(
+    skb: Skb,
+    segment: &mut Segment,
+    most: u32,
+    settings: &NodeSettings,
+) -> Outcome {
     outcome(|| {
         let Segment { ip, tcp, flow } = segment;
         let Some(scratch) = options(skb, ip.l4(), tcp.header.header_len.into()) else {
@@ -402,11 +407,40 @@ fn inspector_egress(skb: Skb, segment: &mut Segment, most: u32) -> Outcome {
                 });
                 return Err(DropReason::InspectorGone);
             }
+            FromInspector::ResetSocket => return Ok(reset_inspector(skb, segment, settings)),
             FromInspector::ToClient => {}
         }
         tcp.header.source = flow.local_port;
         rewrite(skb, ip.l4(), tcp, None)?;
         Ok(Outcome::pass(Action::FromInspector))
+    })
+}
+
+/// Turns the FIN of a dead inspector's socket into a reset for that socket.
+#[inline(never)]
+fn reset_inspector(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let (t, ip) = (&segment.tcp.header, &segment.ip);
+        let header = TcpHeader {
+            source: t.destination,
+            destination: t.source,
+            seq: t.ack,
+            ack: t.end(),
+            flags: RST | ACK,
+            ..TcpHeader::default()
+        };
+        make_bare(
+            skb,
+            ip,
+            &Bare {
+                src: ip.dst,
+                dst: ip.src,
+                header,
+            },
+        )?;
+        skb.set_mark(FROM_BACK);
+        let code = skb.arrive(settings.front);
+        Ok(Outcome::redirect(Action::OrphanReset, code))
     })
 }
 

@@ -219,6 +219,8 @@ pub enum FromInspector {
     Drop(DropReason),
     /// Drop it and delete the entry: there is no inspector.
     Forget,
+    /// Reset the socket that sends it: its daemon died in the middle of a handover.
+    ResetSocket,
 }
 
 /// A segment from the inspector's socket. The inspector takes `most` bytes of a request, and the client is told of
@@ -231,12 +233,23 @@ pub fn egress_inspector(
     most: u32,
     now: u32,
 ) -> FromInspector {
+    let refused = match &entry {
+        None => Some(DropReason::NoEntry),
+        Some(entry) if entry.state != state::INSPECT => Some(DropReason::Frozen),
+        Some(_) => None,
+    };
+    if let Some(reason) = refused {
+        // A daemon closes such a socket without a segment. This FIN is the kernel's, after the daemon
+        // died, and nobody would ever acknowledge it.
+        return if header.flags & (FIN | RST) == FIN {
+            FromInspector::ResetSocket
+        } else {
+            FromInspector::Drop(reason)
+        };
+    }
     let Some(entry) = entry else {
         return FromInspector::Drop(DropReason::NoEntry);
     };
-    if entry.state != state::INSPECT {
-        return FromInspector::Drop(DropReason::Frozen);
-    }
     if header.flags & RST != 0 && !entry.has(flag::ANSWERED) {
         return FromInspector::Forget;
     }

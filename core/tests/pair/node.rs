@@ -208,7 +208,9 @@ impl Node {
             let header = &mut packet.header;
             return match front::egress_inspector(header, &packet.options, entry, MOST, now()) {
                 FromInspector::Drop(_) => vec![],
-                FromInspector::Forget => panic!("the inspector listens"),
+                FromInspector::Forget | FromInspector::ResetSocket => {
+                    panic!("the inspector lives")
+                }
                 FromInspector::ToClient => {
                     packet.header.source = WEB;
                     vec![To::Client(packet)]

@@ -80,6 +80,7 @@ impl Row {
             | Action::Answered
             | Action::Released
             | Action::ReleaseIn
+            | Action::OrphanReset
             | Action::ArpReply => REDIRECT,
             Action::HandoverAck => SHOT,
             _ => UNSPEC,

@@ -519,6 +519,17 @@ fn from_inspector() -> Vec<Row> {
         ..segment
     };
     let reset = server(&at, 0, x1, RST | ACK);
+    let fin = server(&at, Y.wrapping_add(1), x1, FIN | ACK);
+    let reset_inspector = Tcp {
+        src: fin.dst,
+        dst: fin.src,
+        seq: x1,
+        ack: Y.wrapping_add(2),
+        flags: RST | ACK,
+        window: 0,
+        options: vec![],
+        ..fin.clone()
+    };
     vec![
         Row::done(
             "the inspector's answer to a SYN",
@@ -560,9 +571,23 @@ fn from_inspector() -> Vec<Row> {
         Row::drop(
             "what the inspector's socket still says after the handover has begun",
             OUT,
-            frame(server(&at, Y.wrapping_add(1), x1, FIN | ACK)),
+            frame(server(&at, Y.wrapping_add(1), x1, ACK)),
             frozen,
             DropReason::Frozen,
+        ),
+        Row::done(
+            "the FIN of an inspector whose daemon died in mid-handover",
+            OUT,
+            frame(fin.clone()),
+            frozen,
+            to(Action::OrphanReset, reset_inspector.clone()),
+        ),
+        Row::done(
+            "the same without an entry",
+            OUT,
+            frame(fin),
+            nothing,
+            to(Action::OrphanReset, reset_inspector),
         ),
         Row::drop(
             "an inspector's segment without an entry",
