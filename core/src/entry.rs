@@ -111,8 +111,9 @@ pub struct ConnEntry {
     /// Inspecting: the last timestamp value sent to the client. Processing: the last echo of the
     /// client's that our kernel sent, i.e. the newest one it has accepted.
     pub server_tsval: u32,
-    /// Inspecting: when `server_tsval` was sent, in milliseconds of the monotonic clock.
-    pub server_tsval_at: u32,
+    /// Inspecting: when `server_tsval` was sent, in milliseconds of the monotonic clock. Processing: the
+    /// timestamp value of our kernel's SYN-ACK, as it was sent.
+    pub server_ts_base: u32,
     /// When the entry was last used, in milliseconds of the monotonic clock.
     pub used_at: u32,
     /// The client's maximum segment size, 0 when it sent none.

@@ -462,14 +462,14 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
             FromServer::Drop(reason) => Err(reason),
             FromServer::AnswerPeer => {
                 header.seq = e.server_isn;
-                Ok(to_peer(skb, segment, e, settings))
+                Ok(to_peer(skb, segment, None, e, settings))
             }
             FromServer::ToPeer => {
-                shift::to_peer(e, header);
-                Ok(to_peer(skb, segment, e, settings))
+                shift::to_peer(e, header).apply(&mut scratch.scan);
+                Ok(to_peer(skb, segment, Some(scratch), e, settings))
             }
             FromServer::RefusePeer => {
-                let outcome = to_peer(skb, segment, e, settings);
+                let outcome = to_peer(skb, segment, None, e, settings);
                 forget_processing(&segment.flow, e);
                 Ok(outcome)
             }
@@ -498,13 +498,19 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
 
 /// Sends a segment of the server's to the inspecting node instead of the client.
 #[inline(never)]
-fn to_peer(skb: Skb, segment: &mut Segment, e: &ConnEntry, settings: &NodeSettings) -> Outcome {
+fn to_peer(
+    skb: Skb,
+    segment: &mut Segment,
+    scratch: Option<&mut Scratch>,
+    e: &ConnEntry,
+    settings: &NodeSettings,
+) -> Outcome {
     outcome(|| {
         let Segment { ip, tcp, .. } = segment;
         let (own, peer) = (e.own.v4_tail(), e.peer.v4_tail());
         tcp.header.source = settings.handover_port as u16;
         tcp.header.destination = e.peer_port;
-        rewrite(skb, ip.l4(), tcp, None)?;
+        rewrite(skb, ip.l4(), tcp, scratch)?;
         set_addresses(skb, ip, own, peer)?;
         send_to_peer(skb, e, settings, Action::ToPeer)
     })

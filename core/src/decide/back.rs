@@ -21,7 +21,7 @@ pub const TIMESTAMP_MARGIN: u32 = 1000;
 #[inline(always)]
 #[must_use]
 pub const fn option(h: &Handover, e: &ConnEntry, now: u32, made: u16) -> HandoverOption {
-    let since = now.wrapping_sub(e.server_tsval_at);
+    let since = now.wrapping_sub(e.server_ts_base);
     HandoverOption {
         client: h.flow.remote,
         client_port: h.flow.remote_port,

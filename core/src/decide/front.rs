@@ -260,7 +260,7 @@ pub fn egress_inspector(
         && (!entry.has(flag::ANSWERED) || !timestamp_is_later(entry.server_tsval, value))
     {
         entry.server_tsval = value;
-        entry.server_tsval_at = now;
+        entry.server_ts_base = now;
     }
     if header.flags & SYN != 0 {
         entry.flags |= flag::ANSWERED;
@@ -402,6 +402,7 @@ fn answered(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
     if let Some((value, echo)) = options.timestamp_pair() {
         if first {
             entry.ts_delta = entry.server_tsval.wrapping_sub(value);
+            entry.server_ts_base = value;
         }
         entry.server_tsval = echo;
     }

@@ -6,8 +6,9 @@
 //! clock that never goes back (RFC 7323 §5.4), and the window field is moved from the scale that the
 //! server announced to the scale that the client was told.
 
-use crate::entry::{ConnEntry, flag};
+use crate::entry::{ConnEntry, flag, state};
 use crate::segment::{ACK, OptionScan, TcpHeader, read32, write32};
+use crate::seq::timestamp_is_later;
 
 /// What to do to a segment's timestamps and SACK blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -16,6 +17,8 @@ pub struct OptionShift {
     pub tsval: u32,
     /// Added to the timestamp echo, unless it is 0 (not set).
     pub tsecr: u32,
+    /// The earliest timestamp echo, once it has been added to.
+    pub first_tsecr: Option<u32>,
     /// Added to each SACK edge.
     pub sack: u32,
     /// Replaces the timestamp value.
@@ -32,6 +35,7 @@ impl OptionShift {
         self.tsval == 0
             && self.tsecr == 0
             && self.sack == 0
+            && self.first_tsecr.is_none()
             && self.set_tsval.is_none()
             && self.set_tsecr.is_none()
     }
@@ -46,7 +50,13 @@ impl OptionShift {
             };
             let echo = match self.set_tsecr {
                 Some(set) => set,
-                None if echo != 0 => echo.wrapping_add(self.tsecr),
+                None if echo != 0 => {
+                    let echo = echo.wrapping_add(self.tsecr);
+                    match self.first_tsecr {
+                        Some(first) if timestamp_is_later(first, echo) => first,
+                        _ => echo,
+                    }
+                }
                 None => 0,
             };
             write32(&mut o.bytes, o.timestamps, value);
@@ -80,6 +90,9 @@ pub const fn window_to_server(entry: &ConnEntry, window: u16) -> u16 {
 }
 
 /// Client to server: the acknowledgment, SACK blocks and timestamp echo become the server's.
+///
+/// During the handover the client still echoes what it last saw of the inspecting node. The server has sent
+/// nothing so early, and Linux (from 6.15 on) has a half-open connection refuse such a segment.
 #[inline(always)]
 pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
     header.window = window_to_server(entry, header.window);
@@ -88,6 +101,7 @@ pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
     }
     OptionShift {
         tsecr: entry.ts_delta.wrapping_neg(),
+        first_tsecr: (entry.state == state::HANDING).then_some(entry.server_ts_base),
         sack: entry.seq_delta.wrapping_neg(),
         ..OptionShift::default()
     }
@@ -109,11 +123,19 @@ pub fn to_client(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
 /// Until the request's end is known, nothing is acknowledged. What the server has may have come from the
 /// client itself, and a kernel whose data counts as delivered would not repeat the lost segment that says
 /// where the request ends.
+///
+/// While nothing is acknowledged, the server's clock stands still for the inspecting node: it may be that the
+/// server's connection is half-open still, and takes no echo of a later time than its SYN-ACK's.
 #[inline(always)]
-pub fn to_peer(entry: &ConnEntry, header: &mut TcpHeader) {
+pub fn to_peer(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
+    let first = entry.client_isn.plus(1);
     header.seq = header.seq.plus(entry.seq_delta);
     if !entry.has(flag::REQUEST_END) {
-        header.ack = entry.client_isn.plus(1);
+        header.ack = first;
+    }
+    OptionShift {
+        set_tsval: (header.ack == first).then_some(entry.server_ts_base),
+        ..OptionShift::default()
     }
 }
 
@@ -200,6 +222,50 @@ mod tests {
         }
         .apply(&mut options);
         assert_eq!(options.timestamp_pair(), Some((1, 0)));
+    }
+
+    /// A client that has seen nothing of the server's yet echoes the inspector's clock.
+    #[test]
+    fn during_a_handover_no_echo_is_earlier_than_the_servers_synack() {
+        let (synack, shown) = (4_000_000_000, 5_000);
+        let mut entry = ConnEntry {
+            server_ts_base: synack,
+            ..entry(3, u32::wrapping_sub(shown, synack))
+        };
+        let echoed = |entry: &ConnEntry, echo| {
+            let mut options = with_options(1, echo, [0, 0]);
+            to_server(entry, &mut TcpHeader::default()).apply(&mut options);
+            options.timestamp_pair().unwrap().1
+        };
+        entry.state = state::HANDING;
+        assert_eq!(echoed(&entry, shown - 1000), synack);
+        assert_eq!(echoed(&entry, shown + 7), synack + 7);
+        assert_eq!(echoed(&entry, 0), 0, "not set");
+        entry.state = state::DIRECT;
+        assert_eq!(echoed(&entry, shown - 1000), synack - 1000);
+    }
+
+    /// A half-open server refuses the echo of a later time than that of its SYN-ACK.
+    #[test]
+    fn the_servers_clock_stands_still_until_it_has_acknowledged_something() {
+        let entry = ConnEntry {
+            server_ts_base: 100,
+            flags: flag::REQUEST_END,
+            ..entry(3, 0)
+        };
+        let seen = |ack| {
+            let mut header = TcpHeader {
+                ack,
+                flags: ACK,
+                ..TcpHeader::default()
+            };
+            let mut options = with_options(108, 5, [0, 0]);
+            to_peer(&entry, &mut header).apply(&mut options);
+            options.timestamp_pair().unwrap().0
+        };
+        let first = entry.client_isn.plus(1);
+        assert_eq!(seen(first), 100);
+        assert_eq!(seen(first.plus(1)), 108);
     }
 
     #[test]

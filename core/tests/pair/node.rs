@@ -229,7 +229,7 @@ impl Node {
                 vec![to_peer(packet, &e)]
             }
             FromServer::ToPeer => {
-                shift::to_peer(&e, &mut packet.header);
+                shift::to_peer(&e, &mut packet.header).apply(&mut packet.options);
                 vec![to_peer(packet, &e)]
             }
             FromServer::ToClient => vec![to_client(packet, &e)],

@@ -329,7 +329,7 @@ fn a_dead_daemons_kernel_gets_a_reset() {
     assert_eq!(dead.state, state::PLACED);
 }
 
-/// docs/packets.md: the target's SYN-ACK (the answer freezes the entry) and 6 (the FIN completes the handover).
+/// The SYN-ACK freezes the entry, the FIN completes the handover (docs/packets.md).
 #[test]
 fn reply_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]
