@@ -188,7 +188,7 @@ pub mod kind {
 /// [`scan`]. Positions are offsets of an option's data into the options; 0 means absent (data never
 /// stands at 0).
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OptionScan {
     /// The options.
     pub bytes: OptionBytes,
@@ -236,6 +236,31 @@ impl OptionScan {
         self.bytes[(i & 63) as usize]
     }
 
+    /// Reads all options where they stand as in nearly every segment of Linux's: timestamps alone, or what its SYNs
+    /// and SYN-ACKs have. Elsewhere it returns `false` and has read none.
+    #[inline(always)]
+    pub fn usual(&mut self) -> bool {
+        let b = &self.bytes;
+        let timestamps = [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10];
+        if self.len == 12 && [b[0], b[1], b[2], b[3]] == timestamps {
+            self.timestamps = 4;
+            self.next = 12;
+            return true;
+        }
+        let is_syn = self.len == 20
+            && [b[0], b[1], b[4], b[5]] == [kind::MSS, 4, kind::SACK_PERMITTED, 2]
+            && [b[6], b[7]] == [kind::TIMESTAMPS, 10]
+            && [b[16], b[17], b[18]] == [kind::NOP, kind::WINDOW_SCALE, 3];
+        if is_syn {
+            self.mss = (b[2] as u32) << 8 | b[3] as u32;
+            self.sack_permitted = 1;
+            self.timestamps = 8;
+            self.scale = present(b[19]);
+            self.next = 20;
+        }
+        is_syn
+    }
+
     /// Reads the next option. `false` at the end of the list or at the first malformed option.
     #[inline(always)]
     pub fn step(&mut self) -> bool {
@@ -262,11 +287,7 @@ impl OptionScan {
                 self.sack_edges = (len - 2) / 4;
             }
             (kind::MSS, 4) => self.mss = (self.at(i + 2) as u32) << 8 | self.at(i + 3) as u32,
-            (kind::WINDOW_SCALE, 3) => {
-                let shift = self.at(i + 2) as u32;
-                // RFC 7323 §2.3: a larger shift is taken as 14.
-                self.scale = SCALE_PRESENT | if shift > 14 { 14 } else { shift };
-            }
+            (kind::WINDOW_SCALE, 3) => self.scale = present(self.at(i + 2)),
             (kind::SACK_PERMITTED, 2) => self.sack_permitted = 1,
             _ => {}
         }
@@ -286,6 +307,12 @@ impl OptionScan {
             read32(&self.bytes, self.timestamps + 4),
         ))
     }
+}
+
+/// A window scale as [`OptionScan::scale`] has it. RFC 7323 §2.3: a larger shift is taken as 14.
+#[inline(always)]
+const fn present(shift: u8) -> u32 {
+    SCALE_PRESENT | if shift > 14 { 14 } else { shift as u32 }
 }
 
 /// Reads all options of a header.
@@ -361,6 +388,33 @@ mod tests {
             prop_assert!(o.next <= b.len() as u32);
             if o.timestamps != 0 { prop_assert!(o.timestamps as usize + 8 <= b.len()); }
             if o.sack != 0 { prop_assert!((o.sack + 4 * o.sack_edges) as usize <= b.len()); }
+        }
+
+        /// The short way reads what the long way reads, or nothing.
+        #[test]
+        fn usual_options_are_read_as_any_others(
+            syn: bool, values: [u8; 20], odd in prop::option::of((0usize..20, any::<u8>())),
+        ) {
+            const TIMESTAMPS: [u8; 4] = [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10];
+            let mut bytes = [0; 64];
+            bytes[..20].copy_from_slice(&values);
+            let len: u32 = if syn {
+                bytes[..2].copy_from_slice(&[kind::MSS, 4]);
+                bytes[4..8].copy_from_slice(&[kind::SACK_PERMITTED, 2, kind::TIMESTAMPS, 10]);
+                bytes[16..19].copy_from_slice(&[kind::NOP, kind::WINDOW_SCALE, 3]);
+                20
+            } else {
+                bytes[..4].copy_from_slice(&TIMESTAMPS);
+                12
+            };
+            if let Some((at, value)) = odd {
+                bytes[at] = value;
+            }
+            let fresh = OptionScan::new(bytes, len);
+            let mut usual = fresh;
+            let expected = if usual.usual() { scan(bytes, len) } else { fresh };
+            prop_assert_eq!(usual, expected);
+            prop_assert!(odd.is_some() || usual != fresh, "the layout itself is usual");
         }
 
         #[test]

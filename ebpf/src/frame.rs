@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use dts_core::{
     addr::FlowKey,
-    segment::{HeaderWords, MAX_OPTIONS, OptionScan, SCALE_PRESENT, TCP_HEADER, TcpHeader, kind},
+    segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
     verdict::DropReason,
 };
 
@@ -399,22 +399,7 @@ pub fn options(skb: Skb, l4: u32, header_len: u32) -> Option<&'static mut Scratc
     }
     scratch.old = scratch.scan.bytes;
     scratch.scan.len = len;
-    let b = &scratch.scan.bytes;
-    if len == 12 && [b[0], b[1], b[2], b[3]] == [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10] {
-        // What nearly every segment of a connection with timestamps has.
-        scratch.scan.timestamps = 4;
-        return Some(scratch);
-    }
-    if len == 20
-        && [b[0], b[1], b[4], b[5]] == [kind::MSS, 4, kind::SACK_PERMITTED, 2]
-        && [b[6], b[7], b[16], b[17], b[18]]
-            == [kind::TIMESTAMPS, 10, kind::NOP, kind::WINDOW_SCALE, 3]
-    {
-        // What Linux's SYNs and SYN-ACKs have.
-        scratch.scan.mss = u16::from_be_bytes([b[2], b[3]]).into();
-        scratch.scan.sack_permitted = 1;
-        scratch.scan.timestamps = 8;
-        scratch.scan.scale = SCALE_PRESENT | u32::from(b[19]);
+    if scratch.scan.usual() {
         return Some(scratch);
     }
     let mut context = 0u64;
