@@ -114,7 +114,7 @@ counted! {
         HandoverIn = "handover_in",
         /// A handover segment that the filter answered by itself.
         Answered = "answered",
-        /// The second pass of a packet that came over the back network.
+        /// The second pass of a packet that came over the back network, or of a reset that the filter made.
         Redirected = "redirected",
         /// A SYN to the kernel that holds a live socket of the flow: it sends a challenge ACK (RFC 5961 §4).
         Challenge = "challenge",

@@ -185,9 +185,16 @@ fn reset_server(skb: Skb, segment: &Segment, e: &ConnEntry, settings: &NodeSetti
             flags: RST | ACK,
             ..TcpHeader::default()
         };
-        make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
-        Ok(give(skb, settings, Action::HandoverIn))
+        let reset = Bare { src, dst, header };
+        give_bare(skb, &segment.ip, &reset, settings, Action::HandoverIn)
     })
+}
+
+/// Gives a segment that the filter makes out of another's frame to a socket of this node's.
+#[inline(always)]
+pub fn give_bare(skb: Skb, ip: &Ip, bare: &Bare, settings: &NodeSettings, action: Action) -> Step {
+    make_bare(skb, ip, bare)?;
+    Ok(give(skb, settings, action))
 }
 
 /// Answers the inspecting node's leftovers: its FIN, or data whose acknowledgment was lost.

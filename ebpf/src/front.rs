@@ -19,7 +19,7 @@ use dts_core::{
 
 use crate::{
     FROM_BACK, Outcome, Step, TO_CLIENT,
-    back::syn_room,
+    back::{give_bare, syn_room},
     facts::{FrontFacts, SockRef, now_ms, ownership, settings, unix_seconds},
     frame::{
         Bare, ETH, Frame, ICMP, Ip, Segment, Skb, TCP, insert_ip_option, make_bare, options,
@@ -429,18 +429,12 @@ fn reset_inspector(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outc
             flags: RST | ACK,
             ..TcpHeader::default()
         };
-        make_bare(
-            skb,
-            ip,
-            &Bare {
-                src: ip.dst,
-                dst: ip.src,
-                header,
-            },
-        )?;
-        skb.set_mark(FROM_BACK);
-        let code = skb.arrive(settings.front);
-        Ok(Outcome::redirect(Action::OrphanReset, code))
+        let reset = Bare {
+            src: ip.dst,
+            dst: ip.src,
+            header,
+        };
+        give_bare(skb, ip, &reset, settings, Action::OrphanReset)
     })
 }
 

@@ -31,7 +31,7 @@ use dts_core::verdict::{Action, DropReason, Verdict};
 
 use crate::{frame::Skb, maps::STATS};
 
-/// The mark of a packet that the back program lets arrive at the front: it has been dealt with.
+/// The mark of a packet that a program lets arrive at the front: it has been dealt with.
 const FROM_BACK: u32 = 0x4454_5301;
 /// The mark of a copy that the front program sends to the client: it has been dealt with.
 const TO_CLIENT: u32 = 0x4454_5302;

@@ -381,6 +381,13 @@ impl Handovers {
         }
         silent.map_err(HandoverError::Local)?;
         carrier.update(handover);
+        if request.len() > ONE_SEGMENT {
+            // Otherwise the last segment waits until the others are acknowledged.
+            carrier
+                .socket()
+                .and_then(|socket| socket.set_tcp_nodelay(true))
+                .map_err(HandoverError::Local)?;
+        }
         let mut rest = request.as_slice();
         let outcome = match carrier.send(&mut rest) {
             // Most often; a timer for it would only be taken down again.
@@ -533,10 +540,6 @@ impl Carrier<'_> {
     /// Sends as much of the request as goes now, and looks whether the target's FIN is there. `None` when
     /// it is; otherwise what to wait for.
     fn send(&mut self, request: &mut &[u8]) -> io::Result<Option<Interest>> {
-        if request.len() > ONE_SEGMENT {
-            // Otherwise the last segment waits until the others are acknowledged.
-            self.socket()?.set_tcp_nodelay(true)?;
-        }
         let mut interest = Interest::READABLE;
         while !request.is_empty() {
             match self.socket()?.send(request) {

@@ -243,8 +243,11 @@ async fn accept_from(
         let Ok(mut ready) = listener.readable().await else {
             return;
         };
-        for number in 1u32.. {
-            if number.is_multiple_of(BATCH) {
+        let mut batch = 0;
+        loop {
+            batch += 1;
+            if batch == BATCH {
+                batch = 0;
                 yield_now().await;
             }
             let accepted = match listener.get_ref().accept() {

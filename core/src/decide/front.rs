@@ -233,22 +233,13 @@ pub fn egress_inspector(
     most: u32,
     now: u32,
 ) -> FromInspector {
-    let refused = match &entry {
-        None => Some(DropReason::NoEntry),
-        Some(entry) if entry.state != state::INSPECT => Some(DropReason::Frozen),
-        Some(_) => None,
-    };
-    if let Some(reason) = refused {
+    let entry = match entry {
+        Some(entry) if entry.state == state::INSPECT => entry,
         // A daemon closes such a socket without a segment. This FIN is the kernel's, after the daemon
         // died, and nobody would ever acknowledge it.
-        return if header.flags & (FIN | RST) == FIN {
-            FromInspector::ResetSocket
-        } else {
-            FromInspector::Drop(reason)
-        };
-    }
-    let Some(entry) = entry else {
-        return FromInspector::Drop(DropReason::NoEntry);
+        _ if header.flags & (FIN | RST) == FIN => return FromInspector::ResetSocket,
+        Some(_) => return FromInspector::Drop(DropReason::Frozen),
+        None => return FromInspector::Drop(DropReason::NoEntry),
     };
     if header.flags & RST != 0 && !entry.has(flag::ANSWERED) {
         return FromInspector::Forget;

@@ -92,7 +92,7 @@ pub const fn window_to_server(entry: &ConnEntry, window: u16) -> u16 {
 /// Client to server: the acknowledgment, SACK blocks and timestamp echo become the server's.
 ///
 /// During the handover the client still echoes what it last saw of the inspecting node. The server has sent
-/// nothing so early, and Linux (from 6.15 on) has a half-open connection refuse such a segment.
+/// nothing so early, and a half-open connection of Linux's (6.18, for one) refuses such a segment.
 #[inline(always)]
 pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
     header.window = window_to_server(entry, header.window);

@@ -67,7 +67,7 @@ impl Handovers {
         let slot = self.slot(port);
         // SAFETY: inside the mapping, aligned; any bytes are a value.
         unsafe {
-            if (*slot.cast_const()).flow == handover.flow {
+            if (&raw const (*slot).flow).read_volatile() == handover.flow {
                 (&raw mut (*slot).flags).write_volatile(0);
             }
         }
