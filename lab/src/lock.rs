@@ -13,7 +13,7 @@ pub(crate) const ROOT: &str = "/run/dts-lab";
 
 /// The machine-wide lock. Held while something is made or removed; released when dropped.
 pub(crate) struct Lock {
-    _dir: File,
+    dir: File,
 }
 
 impl Lock {
@@ -32,10 +32,16 @@ impl Lock {
             // The holder before us may have removed it: then this is the lock of nothing.
             let locked = dir.metadata().map_err(LabError::io("cannot read", ROOT))?;
             match fs::metadata(ROOT) {
-                Ok(current) if current.ino() == locked.ino() => return Ok(Self { _dir: dir }),
+                Ok(current) if current.ino() == locked.ino() => return Ok(Self { dir }),
                 _ => continue,
             }
         }
+    }
+
+    /// The lock for another process: it is released when both have closed it.
+    pub(crate) fn share(&self) -> Result<File> {
+        let dir = self.dir.try_clone();
+        dir.map_err(LabError::io("cannot share the lock of", ROOT))
     }
 }
 

@@ -14,6 +14,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{LabError, Result, command_line};
+use crate::lock::Lock;
 use crate::spec::Place;
 
 /// Where `ip netns` keeps namespaces.
@@ -30,8 +31,14 @@ pub(crate) fn path(name: &str) -> PathBuf {
 }
 
 /// Makes an empty namespace; its loopback is still down.
+///
+/// A program that is killed meanwhile leaves `ip` at its work. That has the machine's lock as its standard
+/// input, and so holds it: whoever removes the lab waits until the namespace is there.
 pub(crate) fn add(name: &str) -> Result<()> {
-    run(Command::new("ip").args(["netns", "add", name])).map(drop)
+    let lock = Lock::acquire()?;
+    let mut command = Command::new("ip");
+    command.args(["netns", "add", name]).stdin(lock.share()?);
+    output_of(&mut command).map(drop)
 }
 
 /// Removes a namespace; it goes away with the last process in it.
@@ -128,10 +135,11 @@ pub(crate) fn set_sysctl(name: &str, key: &str, value: &str) -> Result<()> {
 
 /// Runs a program to its end; its output, or an error if it failed.
 pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(LabError::spawn(command))?;
+    output_of(command.stdin(Stdio::null()))
+}
+
+fn output_of(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().map_err(LabError::spawn(command))?;
     match output.status.success() {
         true => Ok(output.stdout),
         false => Err(failed(command, output.status, &output.stderr)),
