@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use dts_core::{
     addr::FlowKey,
-    segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader, kind},
+    segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader},
     verdict::DropReason,
 };
 
