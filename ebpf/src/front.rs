@@ -3,7 +3,6 @@
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::{
-        Ownership,
         front::{self, FromInspector, FromServer, Ingress},
         shift,
     },
@@ -18,12 +17,12 @@ use dts_core::{
 };
 
 use crate::{
-    FROM_BACK, Outcome, Step, TO_CLIENT,
+    FROM_BACK, Outcome, Step, TO_CLIENT, arp,
     back::{give_bare, syn_room},
-    facts::{FrontFacts, SockRef, now_ms, ownership, settings, unix_seconds},
+    facts::{FrontFacts, SockRef, now_ms, settings, unix_seconds},
     frame::{
-        Bare, ETH, Frame, ICMP, Ip, Segment, Skb, TCP, insert_ip_option, make_bare, options,
-        rewrite, set_addresses,
+        Bare, Frame, ICMP, Ip, Segment, Skb, TCP, insert_ip_option, make_bare, options, rewrite,
+        set_addresses,
     },
     icmp,
     maps::{CONNECTIONS, PEERS, SERVICES, Scratch, SynRoom, VIPS},
@@ -87,7 +86,7 @@ pub fn ingress(skb: Skb) -> Step {
     }
     let ip = match Frame::parse(skb) {
         Frame::Ipv4(ip) => ip,
-        Frame::Arp => return Ok(arp_ingress(skb, settings)),
+        Frame::Arp => return Ok(arp::ingress(skb, settings)),
         Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
     let vip = Addr::v4(ip.dst);
@@ -353,7 +352,7 @@ pub fn egress(skb: Skb) -> Step {
     }
     let ip = match Frame::parse(skb) {
         Frame::Ipv4(ip) => ip,
-        Frame::Arp => return Ok(arp_egress(skb)),
+        Frame::Arp => return Ok(arp::egress(skb)),
         Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
     let vip = Addr::v4(ip.src);
@@ -559,83 +558,4 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
         };
         send_to_peer(skb, e, settings, action)
     })
-}
-
-/// ARP for IPv4 over Ethernet (RFC 826): the fixed part, then the two pairs of addresses.
-const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
-const ARP_REQUEST: u16 = 1;
-
-struct Arp {
-    operation: u16,
-    sender_mac: [u8; 6],
-    sender: [u8; 4],
-    target: [u8; 4],
-}
-
-#[inline(always)]
-fn arp(skb: Skb) -> Option<Arp> {
-    let b: [u8; 28] = skb.load(ETH)?;
-    if [b[0], b[1], b[2], b[3], b[4], b[5]] != ARP_HEADER {
-        return None;
-    }
-    Some(Arp {
-        operation: u16::from_be_bytes([b[6], b[7]]),
-        sender_mac: [b[8], b[9], b[10], b[11], b[12], b[13]],
-        sender: [b[14], b[15], b[16], b[17]],
-        target: [b[24], b[25], b[26], b[27]],
-    })
-}
-
-/// The multicast address that a VIP resolves to: 03:bf and the IPv4 address, as in Windows NLB.
-const fn multicast_mac(vip: [u8; 4]) -> [u8; 6] {
-    [0x03, 0xbf, vip[0], vip[1], vip[2], vip[3]]
-}
-
-/// Answers a question for a VIP. Every node does, with the same answer, from its own address.
-#[inline(never)]
-fn arp_ingress(skb: Skb, settings: &NodeSettings) -> Outcome {
-    outcome(|| {
-        let Some(arp) = arp(skb) else {
-            return Ok(Outcome::pass(Action::Other));
-        };
-        if arp.operation != ARP_REQUEST || VIPS.get_ptr(&Addr::v4(arp.target)).is_none() {
-            return Ok(Outcome::pass(Action::Other));
-        }
-        let (m, s, q) = (multicast_mac(arp.target), arp.sender_mac, arp.sender);
-        let t = arp.target;
-        let reply = [
-            0, 2, m[0], m[1], m[2], m[3], m[4], m[5], t[0], t[1], t[2], t[3], s[0], s[1], s[2],
-            s[3], s[4], s[5], q[0], q[1], q[2], q[3],
-        ];
-        skb.store(ETH + 6, &reply)?;
-        skb.set_macs(&arp.sender_mac, &settings.front_mac)?;
-        Ok(Outcome::redirect(Action::ArpReply, skb.send(skb.ifindex())))
-    })
-}
-
-/// Sees to it that no ARP packet of this node's own ties a VIP to the node's address.
-#[inline(never)]
-fn arp_egress(skb: Skb) -> Outcome {
-    outcome(|| {
-        let Some(arp) = arp(skb) else {
-            return Ok(Outcome::pass(Action::Other));
-        };
-        let mac = multicast_mac(arp.sender);
-        if VIPS.get_ptr(&Addr::v4(arp.sender)).is_none() || arp.sender_mac == mac {
-            return Ok(Outcome::pass(Action::Other));
-        }
-        skb.store(ETH + 8, &mac)?;
-        Ok(Outcome::pass(Action::ArpRewritten))
-    })
-}
-
-/// Whether this node answers for the VIP where a packet has no port: the owner of the remote address.
-#[inline(always)]
-pub fn answers_for(remote: [u8; 4]) -> Result<(), DropReason> {
-    match ownership(&Addr::v4(remote), 0) {
-        Ownership::Owner => Ok(()),
-        Ownership::NotOwner => Err(DropReason::NotOwner),
-        Ownership::LeaseExpired => Err(DropReason::LeaseExpired),
-        Ownership::NoRing => Err(DropReason::NoRing),
-    }
 }

@@ -2,7 +2,7 @@
 
 use dts_core::{
     addr::{Addr, FlowKey},
-    decide::Socket,
+    decide::{Ownership, Socket},
     entry::{role, service_kind, state},
     seq::Seq,
     verdict::{Action, DropReason},
@@ -10,9 +10,9 @@ use dts_core::{
 
 use crate::{
     Outcome, Step,
-    facts::socket,
+    facts::{ownership, socket},
     frame::{ETH, IPV4, Ip, Skb, TCP},
-    front::{answers_for, entry, service},
+    front::{entry, service},
     outcome,
 };
 
@@ -98,4 +98,15 @@ fn error(skb: Skb, ip: &Ip) -> Step {
     }
     skb.accept();
     Ok(Outcome::pass(Action::IcmpError))
+}
+
+/// Whether this node answers for the VIP where a packet has no port: the owner of the remote address.
+#[inline(always)]
+fn answers_for(remote: [u8; 4]) -> Result<(), DropReason> {
+    match ownership(&Addr::v4(remote), 0) {
+        Ownership::Owner => Ok(()),
+        Ownership::NotOwner => Err(DropReason::NotOwner),
+        Ownership::LeaseExpired => Err(DropReason::LeaseExpired),
+        Ownership::NoRing => Err(DropReason::NoRing),
+    }
 }

@@ -14,6 +14,7 @@
 #![no_std]
 #![no_main]
 
+mod arp;
 mod back;
 mod facts;
 mod frame;
