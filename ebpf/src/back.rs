@@ -396,8 +396,16 @@ fn note_handover(
         peer: room.ends.from,
         port: room.ends.from_port.into(),
     };
+    let answered = matches!(decision, IncomingSyn::Answer);
+    if let Some(flow) = PEERS.get_ptr_mut(&peer) {
+        // A node uses its ports again: cheaper than to make another element.
+        // SAFETY: a map value stays valid for the program's run. Whoever reads it at the same time looks for
+        // the flow's entry next, and there compares the port.
+        unsafe { *flow = room.flow };
+        return Ok(answered);
+    }
     match PEERS.insert(&peer, &room.flow, 0) {
-        Ok(()) => Ok(matches!(decision, IncomingSyn::Answer)),
+        Ok(()) => Ok(answered),
         Err(_) => Err(DropReason::TableFull),
     }
 }

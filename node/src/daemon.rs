@@ -156,6 +156,8 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
         source,
     })?;
     tokio::spawn(Arc::new(housekeeper).run());
+    let handovers = Arc::clone(&daemon.handovers);
+    tokio::spawn(async move { handovers.tidy_for_ever().await });
     tokio::spawn(keep_settings(Arc::clone(&daemon)));
     tokio::spawn(keep_host(Arc::clone(&daemon)));
     let lease = Lease::keep(Arc::clone(&daemon.filter), lease, heartbeats)?;

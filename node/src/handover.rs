@@ -11,28 +11,31 @@
 //!    the socket is closed without a segment leaving the node.
 //! 4. The filter is told where the request ends, and the request is sent.
 //! 5. When the target's server has it all, the target's filter sends the FIN that ends the handover
-//!    connection. It is closed here without an answer: nothing is left on this node.
+//!    connection. It ends here without an answer, and its socket rests for another handover.
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use thiserror::Error;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
-use crate::kernel::socket::watch;
 use crate::kernel::{Filter, socket};
+
+mod carrier;
+mod pool;
+
+use carrier::Carrier;
+use pool::SocketPool;
 
 /// How long each attempt to reach a target waits before the next one; after the last one the target
 /// counts as gone. An attempt costs one SYN; two are made because one may be lost.
@@ -43,6 +46,9 @@ const ONE_SEGMENT: usize = 1200;
 
 /// How long the target's server may take to acknowledge a whole request before the handover is given up.
 const COMPLETION: Duration = Duration::from_secs(30);
+
+/// How often idle sockets are looked for.
+const TIDY: Duration = Duration::from_millis(500);
 
 /// Why a handover failed.
 #[derive(Debug, Error)]
@@ -238,7 +244,7 @@ pub enum Destination {
 /// Hands connections over to their processing nodes.
 pub struct Handovers {
     filter: Arc<Filter>,
-    address: Ipv4Addr,
+    pool: SocketPool,
     self_address: Ipv4Addr,
     port: u16,
     counters: HandoverCounters,
@@ -251,7 +257,7 @@ impl Handovers {
     pub fn new(filter: Arc<Filter>, address: Ipv4Addr, self_address: Ipv4Addr, port: u16) -> Self {
         Self {
             filter,
-            address,
+            pool: SocketPool::new(address),
             self_address,
             port,
             counters: HandoverCounters::default(),
@@ -270,6 +276,15 @@ impl Handovers {
         let started = self.counters.started.load(Ordering::Relaxed);
         let failed: u64 = self.counters.failures().map(|(_, count)| count).sum();
         started.saturating_sub(self.counters.done.load(Ordering::Relaxed) + failed)
+    }
+
+    /// Closes idle sockets until dropped: without it the last handovers' sockets stay for the next ones.
+    pub async fn tidy_for_ever(&self) {
+        let mut ticks = interval(TIDY);
+        loop {
+            ticks.tick().await;
+            self.pool.tidy(Instant::now());
+        }
     }
 
     /// Hands a connection over to the server of `destination`, with what was read from it as the
@@ -326,7 +341,8 @@ impl Handovers {
         set_request_end(&mut handover, connection);
         let to = SocketAddrV4::new(target, self.port);
         for patience in ATTEMPTS {
-            let mut carrier = self.carrier(handover).map_err(HandoverError::Local)?;
+            let mut carrier =
+                Carrier::new(&self.filter, &self.pool, handover).map_err(HandoverError::Local)?;
             match carrier.connect(to, patience).await {
                 Ok(true) => return Ok(carrier),
                 // The attempt's socket is closed here: in this state, without a segment.
@@ -341,25 +357,6 @@ impl Handovers {
         Err(HandoverError::Unreachable(ATTEMPTS.iter().sum()))
     }
 
-    /// Makes a socket with a port of its own, and tells the filter what the port is for.
-    fn carrier(&self, handover: Handover) -> io::Result<Carrier<'_>> {
-        let socket = Socket::new(
-            Domain::IPV4,
-            Type::STREAM.nonblocking(),
-            Some(Protocol::TCP),
-        )?;
-        socket.bind(&SocketAddr::V4(SocketAddrV4::new(self.address, 0)).into())?;
-        let local = socket.local_addr()?.as_socket();
-        let port = local.ok_or(io::ErrorKind::AddrNotAvailable)?.port();
-        self.filter.set_handover(port, &handover);
-        Ok(Carrier {
-            filter: &self.filter,
-            port,
-            handover,
-            line: Some(Line::Alone(socket)),
-        })
-    }
-
     /// Sends the request and waits until the target's server has all of it.
     async fn complete(
         &self,
@@ -367,7 +364,7 @@ impl Handovers {
         mut carrier: Carrier<'_>,
     ) -> Result<(), HandoverError> {
         let drained = connection.drain();
-        let mut handover = carrier.handover;
+        let mut handover = *carrier.handover();
         set_request_end(&mut handover, &connection);
         let Undecided {
             socket, request, ..
@@ -451,151 +448,4 @@ fn is_unreachable(error: &io::Error) -> bool {
             | io::ErrorKind::TimedOut
             | io::ErrorKind::ConnectionReset
     )
-}
-
-/// A handover connection. The filter forgets it when it is dropped.
-struct Carrier<'a> {
-    filter: &'a Filter,
-    port: u16,
-    handover: Handover,
-    line: Option<Line>,
-}
-
-/// A handover connection's socket. The event loop learns of it only when there is something to wait for: where the
-/// target is this node, or as near as one switch, a call often returns with everything done.
-enum Line {
-    Alone(Socket),
-    Watched(AsyncFd<Socket>),
-}
-
-impl Line {
-    fn socket(&self) -> &Socket {
-        match self {
-            Self::Alone(socket) => socket,
-            Self::Watched(socket) => socket.get_ref(),
-        }
-    }
-
-    fn into_socket(self) -> Socket {
-        match self {
-            Self::Alone(socket) => socket,
-            Self::Watched(socket) => socket.into_inner(),
-        }
-    }
-}
-
-impl Carrier<'_> {
-    fn socket(&self) -> io::Result<&Socket> {
-        let line = self.line.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(line.socket())
-    }
-
-    /// Waits until the socket may be ready; whoever waits tries again.
-    async fn wait(&mut self, interest: Interest) -> io::Result<()> {
-        // The line stays where it is while this waits: whoever gives up still has it.
-        self.line = match self.line.take() {
-            Some(Line::Alone(socket)) => Some(Line::Watched(watch(
-                socket,
-                Interest::READABLE | Interest::WRITABLE,
-            )?)),
-            line => line,
-        };
-        let Some(Line::Watched(line)) = &self.line else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        line.ready(interest).await?.clear_ready();
-        Ok(())
-    }
-
-    /// Connects; `false` when there is no answer within `patience`.
-    async fn connect(&mut self, to: SocketAddrV4, patience: Duration) -> io::Result<bool> {
-        match self.socket()?.connect(&SocketAddr::V4(to).into()) {
-            Ok(()) => return Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(e) => return Err(e),
-        }
-        if self.socket()?.peer_addr().is_ok() {
-            return Ok(true);
-        }
-        match timeout(patience, self.wait(Interest::WRITABLE)).await {
-            Err(_) => Ok(false),
-            Ok(ready) => {
-                ready?;
-                match self.socket()?.take_error()? {
-                    None => Ok(true),
-                    Some(error) => Err(error),
-                }
-            }
-        }
-    }
-
-    /// Tells the filter what has changed.
-    fn update(&mut self, handover: Handover) {
-        if handover != self.handover {
-            self.handover = handover;
-            self.filter.set_handover(self.port, &handover);
-        }
-    }
-
-    /// Sends as much of the request as goes now, and looks whether the target's FIN is there. `None` when
-    /// it is; otherwise what to wait for.
-    fn send(&mut self, request: &mut &[u8]) -> io::Result<Option<Interest>> {
-        let mut interest = Interest::READABLE;
-        while !request.is_empty() {
-            match self.socket()?.send(request) {
-                Ok(sent) => *request = &request[sent..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    interest |= Interest::WRITABLE;
-                    break;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        // The client may have sent the server the rest of the request itself, which is then complete
-        // before all of it is written here.
-        loop {
-            match recv(self.socket()?, &mut [0; 1], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Ok(None),
-                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Some(interest)),
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-
-    /// Goes on sending; the filter adds the client's FIN. Returns at the target's FIN.
-    async fn send_rest(&mut self, mut request: &[u8], mut interest: Interest) -> io::Result<()> {
-        loop {
-            self.wait(interest).await?;
-            match self.send(&mut request)? {
-                Some(next) => interest = next,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Closes the connection without a segment: its target has forgotten it.
-    fn close(&mut self) -> io::Result<()> {
-        match self.line.take() {
-            Some(line) => socket::close_silently(line.into_socket()),
-            None => Ok(()),
-        }
-    }
-
-    /// Resets the connection, and with it what the target has of the client's.
-    fn abort(&mut self) {
-        if let Some(line) = self.line.take() {
-            let _ = line.socket().set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl Drop for Carrier<'_> {
-    fn drop(&mut self) {
-        // A reset or FIN of the socket needs the filter's entry: the socket goes first.
-        drop(self.line.take());
-        self.filter.remove_handover(self.port, &self.handover);
-    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::net::connect_unspec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -17,6 +18,21 @@ pub fn close_silently(socket: impl Into<OwnedFd>) -> io::Result<()> {
     let socket = socket.into();
     set_int(&socket, libc::TCP_REPAIR, 1)
 }
+
+/// Ends a TCP connection like [`close_silently`], but keeps the socket, which can be connected again.
+///
+/// # Errors
+///
+/// When the socket can't be put into repair mode, or not disconnected.
+pub fn disconnect_silently(socket: &impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::TCP_REPAIR, 1)?;
+    connect_unspec(socket)?;
+    // 0 would send a window probe.
+    set_int(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+}
+
+/// `linux/tcp.h`
+const TCP_REPAIR_OFF_NO_WP: libc::c_int = -1;
 
 /// Lets a listener hand out a connection only when its first data is there (TCP_DEFER_ACCEPT).
 ///

@@ -1,0 +1,202 @@
+//! One handover connection, from this node to the target.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use dts_core::entry::Handover;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
+
+use super::pool::{Port, PortSocket, SocketPool};
+use crate::kernel::Filter;
+use crate::kernel::socket::{disconnect_silently, watch};
+
+/// A handover connection. The filter forgets it when it is dropped.
+pub(super) struct Carrier<'a> {
+    filter: &'a Filter,
+    pool: &'a SocketPool,
+    port: Port,
+    handover: Handover,
+    line: Option<Line>,
+}
+
+/// A handover connection's socket. The event loop learns of it only when there is something to wait for: where the
+/// target is this node, or as near as one switch, a call often returns with everything done.
+enum Line {
+    Alone(Socket),
+    Watched(AsyncFd<Socket>),
+}
+
+impl Line {
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Alone(socket) => socket,
+            Self::Watched(socket) => socket.get_ref(),
+        }
+    }
+
+    fn into_socket(self) -> Socket {
+        match self {
+            Self::Alone(socket) => socket,
+            Self::Watched(socket) => socket.into_inner(),
+        }
+    }
+}
+
+impl<'a> Carrier<'a> {
+    /// Takes a socket with a port of its own, and tells the filter what the port is for.
+    pub(super) fn new(
+        filter: &'a Filter,
+        pool: &'a SocketPool,
+        handover: Handover,
+    ) -> io::Result<Self> {
+        let PortSocket { socket, port } = pool.take(Instant::now())?;
+        filter.set_handover(port.number, &handover);
+        Ok(Self {
+            filter,
+            pool,
+            port,
+            handover,
+            line: Some(Line::Alone(socket)),
+        })
+    }
+
+    /// What the filter knows of it.
+    pub(super) const fn handover(&self) -> &Handover {
+        &self.handover
+    }
+
+    pub(super) fn socket(&self) -> io::Result<&Socket> {
+        let line = self.line.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(line.socket())
+    }
+
+    /// Waits until the socket may be ready; whoever waits tries again.
+    async fn wait(&mut self, interest: Interest) -> io::Result<()> {
+        // The line stays where it is while this waits: whoever gives up still has it.
+        self.line = match self.line.take() {
+            Some(Line::Alone(socket)) => Some(Line::Watched(watch(
+                socket,
+                Interest::READABLE | Interest::WRITABLE,
+            )?)),
+            line => line,
+        };
+        let Some(Line::Watched(line)) = &self.line else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        line.ready(interest).await?.clear_ready();
+        Ok(())
+    }
+
+    /// Connects; `false` when there is no answer within `patience`.
+    pub(super) async fn connect(
+        &mut self,
+        to: SocketAddrV4,
+        patience: Duration,
+    ) -> io::Result<bool> {
+        match self.socket()?.connect(&SocketAddr::V4(to).into()) {
+            Ok(()) => return Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(e),
+        }
+        if self.socket()?.peer_addr().is_ok() {
+            return Ok(true);
+        }
+        match timeout(patience, self.wait(Interest::WRITABLE)).await {
+            Err(_) => Ok(false),
+            Ok(ready) => {
+                ready?;
+                match self.socket()?.take_error()? {
+                    None => Ok(true),
+                    Some(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Tells the filter what has changed.
+    pub(super) fn update(&mut self, handover: Handover) {
+        if handover != self.handover {
+            self.handover = handover;
+            self.filter.set_handover(self.port.number, &handover);
+        }
+    }
+
+    /// Sends as much of the request as goes now, and looks whether the target's FIN is there. `None` when
+    /// it is; otherwise what to wait for.
+    pub(super) fn send(&mut self, request: &mut &[u8]) -> io::Result<Option<Interest>> {
+        let mut interest = Interest::READABLE;
+        while !request.is_empty() {
+            match self.socket()?.send(request) {
+                Ok(sent) => *request = &request[sent..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    interest |= Interest::WRITABLE;
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        // The client may have sent the server the rest of the request itself, which is then complete
+        // before all of it is written here.
+        loop {
+            match recv(self.socket()?, &mut [0; 1], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Ok(None),
+                Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Some(interest)),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Goes on sending; the filter adds the client's FIN. Returns at the target's FIN.
+    pub(super) async fn send_rest(
+        &mut self,
+        mut request: &[u8],
+        mut interest: Interest,
+    ) -> io::Result<()> {
+        loop {
+            self.wait(interest).await?;
+            match self.send(&mut request)? {
+                Some(next) => interest = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Ends the connection without a segment: its target has forgotten it. The socket is kept for another.
+    pub(super) fn close(mut self) -> io::Result<()> {
+        let Some(line) = self.line.take() else {
+            return Ok(());
+        };
+        let socket = line.into_socket();
+        disconnect_silently(&socket)?;
+        let (pool, port) = (self.pool, self.port);
+        // The port must not be another handover's while it still is this one's.
+        drop(self);
+        pool.put_back(PortSocket { socket, port }, Instant::now());
+        Ok(())
+    }
+
+    /// Resets the connection, and with it what the target has of the client's.
+    pub(super) fn abort(mut self) {
+        if let Some(line) = self.line.take() {
+            let _ = line.socket().set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Drop for Carrier<'_> {
+    fn drop(&mut self) {
+        // A reset or FIN of the socket needs the filter's entry: the socket goes first.
+        drop(self.line.take());
+        self.filter
+            .remove_handover(self.port.number, &self.handover);
+    }
+}
