@@ -277,8 +277,25 @@ pub struct NodeSettings {
     /// The front interface's link address.
     pub front_mac: [u8; 6],
     /// Unused.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Changes whenever services do: what a processor remembers of them holds for one value only.
+    pub services_epoch: u32,
 }
+
+/// A service that a processor has seen lately. Value of the map `RECENT_SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecentService {
+    /// VIP and port.
+    pub key: ServiceKey,
+    /// [`NodeSettings::services_epoch`] when it was looked up.
+    pub epoch: u32,
+    /// What was found.
+    pub entry: ServiceEntry,
+}
+
+/// How many services a processor remembers, by the last bits of their ports.
+pub const RECENT_SERVICES: u32 = 8;
 
 /// A ring. The map `RING` has two, and `RING_BANK` says which one is published.
 ///

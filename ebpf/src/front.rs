@@ -7,8 +7,8 @@ use dts_core::{
         shift,
     },
     entry::{
-        ConnEntry, ConnKey, NodeSettings, PeerKey, ServiceEntry, ServiceKey, flag, role,
-        service_kind,
+        ConnEntry, ConnKey, NodeSettings, PeerKey, RECENT_SERVICES as RECENT, RecentService,
+        ServiceEntry, flag, role, service_kind,
     },
     handover::release,
     segment::{ACK, FIN, RST, TcpHeader},
@@ -25,7 +25,7 @@ use crate::{
         set_addresses,
     },
     icmp,
-    maps::{CONNECTIONS, PEERS, SERVICES, Scratch, SynRoom, VIPS},
+    maps::{CONNECTIONS, PEERS, RECENT_SERVICES, SERVICES, Scratch, SynRoom, VIPS},
     outcome,
 };
 
@@ -64,14 +64,30 @@ pub fn forget_peer(flow: &FlowKey, entry: &ConnEntry) {
 }
 
 /// The service that an address and port belong to.
+#[inline(always)]
+pub fn service(settings: &NodeSettings, vip: &Addr, port: u16) -> Option<&'static ServiceEntry> {
+    let recent = RECENT_SERVICES.get_ptr_mut(u32::from(port) % RECENT)?;
+    // SAFETY: this CPU's value, which only one program run at a time uses: see `frame::options`.
+    let recent = unsafe { &mut *recent };
+    let epoch = settings.services_epoch;
+    if recent.key.vip != *vip || recent.key.port != port.into() || recent.epoch != epoch {
+        recent.key.vip = *vip;
+        recent.key.port = port.into();
+        look_up_service(recent, epoch)?;
+    }
+    Some(&recent.entry)
+}
+
+/// Fills in what is known of the service with the key in `recent`.
 #[inline(never)]
-pub fn service(vip: &Addr, port: u16) -> Option<&'static ServiceEntry> {
-    let entry = SERVICES.get_ptr(&ServiceKey {
-        vip: *vip,
-        port: port.into(),
-    })?;
+fn look_up_service(recent: &mut RecentService, epoch: u32) -> Option<()> {
+    // Until it is filled in: an epoch that is over.
+    recent.epoch = epoch.wrapping_sub(1);
+    let entry = SERVICES.get_ptr(&recent.key)?;
     // SAFETY: as in `entry`; only the daemon writes, and replaces whole values.
-    Some(unsafe { &*entry })
+    recent.entry = unsafe { *entry };
+    recent.epoch = epoch;
+    Some(())
 }
 
 /// Everything that arrives at the front.
@@ -95,7 +111,7 @@ pub fn ingress(skb: Skb) -> Step {
         let Some(segment) = Segment::read(skb, &ip) else {
             return malformed(&vip);
         };
-        if let Some(service) = service(&vip, segment.tcp.header.destination) {
+        if let Some(service) = service(settings, &vip, segment.tcp.header.destination) {
             return tcp_ingress(skb, segment, service);
         }
     }
@@ -363,7 +379,7 @@ pub fn egress(skb: Skb) -> Step {
         return malformed(&vip);
     };
     let t = &segment.tcp.header;
-    let Some(service) = service(&vip, t.source) else {
+    let Some(service) = service(settings, &vip, t.source) else {
         return Ok(Outcome::pass(Action::Other));
     };
     let inspector = service.kind == service_kind::INSPECTOR;

@@ -10,7 +10,7 @@ use dts_core::{
 
 use crate::{
     Outcome, Step,
-    facts::{ownership, socket},
+    facts::{ownership, settings, socket},
     frame::{ETH, IPV4, Ip, Skb, TCP},
     front::{entry, service},
     outcome,
@@ -71,7 +71,8 @@ fn error(skb: Skb, ip: &Ip) -> Step {
         remote_port: u16::from_be_bytes([source[2], source[3]]),
         local_port: u16::from_be_bytes([source[0], source[1]]),
     };
-    let Some(service) = service(&flow.local, flow.local_port) else {
+    let found = settings().and_then(|s| service(s, &flow.local, flow.local_port));
+    let Some(service) = found else {
         return Err(DropReason::NotMine);
     };
     match service.kind {

@@ -8,8 +8,9 @@ use aya_ebpf::{
 use dts_core::{
     addr::{Addr, FlowKey},
     entry::{
-        ConnEntry, ConnKey, HANDOVER_PORTS, Handover, NodeSettings, PeerKey, RingState,
-        ServiceAddr, ServiceEntry, ServiceKey, SweepRecord,
+        ConnEntry, ConnKey, HANDOVER_PORTS, Handover, NodeSettings, PeerKey,
+        RECENT_SERVICES as RECENT, RecentService, RingState, ServiceAddr, ServiceEntry, ServiceKey,
+        SweepRecord,
     },
     handover::{HandoverEnds, HandoverOption, OPTION_LEN, OptionRoom, release},
     ring::{MAX_POINTS, RingPoint},
@@ -46,6 +47,10 @@ pub static VIPS: HashMap<Addr, u32> = HashMap::with_max_entries(1024, 0);
 /// Services by VIP and port, under the public and under the inspector's port.
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry> = HashMap::with_max_entries(4096, 0);
+
+/// The services that this processor has seen last: most nodes have few, and each packet asks for one.
+#[map]
+pub static RECENT_SERVICES: PerCpuArray<RecentService> = PerCpuArray::with_max_entries(RECENT, 0);
 
 /// Services by id.
 #[map]

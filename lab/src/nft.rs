@@ -1,11 +1,28 @@
-//! Loss, duplication and partition as nftables rules at the hub's ports.
+//! The hub's nftables rules: loss, duplication and partition at its ports, and that it keeps to forwarding.
 
 use std::fmt::Write;
 
 use crate::impair::{Ports, bridge_port};
 use crate::spec::{LabSpec, Network, Place};
 
-/// The hub's rules, as input for `nft -f -`. They replace those of an earlier call.
+/// Rules that keep frames to a multicast address from the hub's own network stack, as input for `nft -f -`.
+///
+/// A Linux bridge takes a copy of each for itself. A switch has no such work, which is done on the processors that
+/// are measured.
+pub(crate) fn keep_to_forwarding() -> String {
+    let chains: String = Network::ALL
+        .iter()
+        .map(|bridge| {
+            format!(
+                "  chain {bridge} {{\n    \
+                 type filter hook ingress device \"{bridge}\" priority 0; policy drop;\n  }}\n"
+            )
+        })
+        .collect();
+    format!("table netdev dts_switch {{\n{chains}}}\n")
+}
+
+/// The hub's rules for impairments, as input for `nft -f -`. They replace those of an earlier call.
 pub(crate) fn rules(spec: &LabSpec, ports: &Ports) -> String {
     // Naming the table before deleting it makes this work whether it exists or not.
     let mut script =

@@ -436,7 +436,8 @@ fn tell_filter(
         back: applied.back_index,
         handover_port: config.cluster.handover_port.into(),
         front_mac: applied.front_mac,
-        reserved: [0; 6],
+        reserved: [0; 2],
+        services_epoch: 0,
     })?;
     let flows = &current.flows;
     filter.publish_ring(

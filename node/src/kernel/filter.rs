@@ -244,15 +244,26 @@ impl Filter {
         }
     }
 
-    /// Tells the filter about its node.
+    /// Tells the filter about its node. The epoch of its services stays what it is.
     ///
     /// # Errors
     ///
     /// When the kernel refuses the update.
     pub fn set_node(&self, settings: &NodeSettings) -> Result<(), FilterError> {
-        lock(&self.node)
-            .set(0, Raw(*settings), 0)
-            .map_err(map_error("NODE"))
+        self.change_node(|old| NodeSettings {
+            services_epoch: old.services_epoch,
+            ..*settings
+        })
+    }
+
+    /// Replaces the node's settings by what `new` makes of them.
+    fn change_node(
+        &self,
+        new: impl FnOnce(NodeSettings) -> NodeSettings,
+    ) -> Result<(), FilterError> {
+        let mut map = lock(&self.node);
+        let old = map.get(&0, 0).map_err(map_error("NODE"))?.0;
+        map.set(0, Raw(new(old)), 0).map_err(map_error("NODE"))
     }
 
     /// What the filter was last told about its node.
@@ -391,6 +402,11 @@ impl Filter {
             .collect();
         replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| {
             a == b
+        })?;
+        // Afterwards: whoever sees the new epoch finds the new services.
+        self.change_node(|node| NodeSettings {
+            services_epoch: node.services_epoch.wrapping_add(1),
+            ..node
         })
     }
 

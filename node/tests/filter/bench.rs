@@ -95,7 +95,8 @@ impl Bench {
             back: BACK,
             handover_port: HANDOVER.into(),
             front_mac: FRONT_MAC,
-            reserved: [0; 6],
+            reserved: [0; 2],
+            services_epoch: 0,
         };
         filter.set_node(&settings).expect("settings");
         filter.set_vips(&[Addr::v4(VIP)]).expect("VIPs");
