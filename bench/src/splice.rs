@@ -1,7 +1,6 @@
 //! Splice beside direct connections, on two nodes.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
@@ -11,8 +10,10 @@ use crate::run::{Comparison, Pair, record};
 
 const NODES: u8 = 2;
 const BULK: u64 = 100_000_000;
-/// How often each side downloads each node's large file for one figure.
-const DOWNLOADS: u32 = 8;
+/// How often the sides take turns for one figure of bulk.
+const TURNS: u32 = 4;
+/// How often each node's large file is downloaded in each turn.
+const DOWNLOADS: usize = 3;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -62,16 +63,24 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
             pairs: Vec::new(),
         },
         Comparison {
-            name: "bulk, 100 MB",
+            name: "bulk, 100 MB from each node at once",
+            unit: "MB/s",
+            pairs: Vec::new(),
+        },
+        Comparison {
+            name: "bulk, 100 MB, one download at a time",
             unit: "MB/s",
             pairs: Vec::new(),
         },
     ];
     for number in 0..pairs {
-        let ours = new_connections(&lab, seconds, options.connections, |_| VIP.to_string())?;
-        let partner = new_connections(&lab, seconds, options.connections, own_address)?;
+        let ours = new_connections(&lab, seconds, options.connections, |_| VIP.to_string())
+            .context("through the VIP")?;
+        let partner =
+            new_connections(&lab, seconds, options.connections, own_address).context("directly")?;
         comparisons[0].pairs.push(Pair { ours, partner });
-        comparisons[1].pairs.push(bulk(&lab)?);
+        comparisons[1].pairs.push(bulk(&lab, Streams::Together)?);
+        comparisons[2].pairs.push(bulk(&lab, Streams::Alone)?);
         eprintln!("pair {} of {pairs}", number + 1);
     }
     let (folder, summary) = record(runs, "splice", &comparisons)?;
@@ -107,7 +116,7 @@ fn new_connections(
         .lines()
         .find(|l| l.contains("Socket errors") || l.contains("Non-2xx"));
     if let Some(trouble) = trouble {
-        bail!("the load met trouble: {}", trouble.trim());
+        bail!("the load met trouble: {}\n{text}", trouble.trim());
     }
     let rates: Vec<f64> = text
         .lines()
@@ -120,43 +129,84 @@ fn new_connections(
     Ok(rates.iter().sum())
 }
 
-/// MB/s of 100 MB downloads from each node, one after the other: through the VIP, and beside it directly.
+/// Which downloads run at the same time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    /// One from each node: what the machine can carry.
+    Together,
+    /// Only one: what one client sees.
+    Alone,
+}
+
+/// MB/s of 100 MB downloads: through the VIP, and beside it directly.
 ///
-/// One download takes a few dozen milliseconds, in which such a machine may do anything. So both sides
-/// take turns, and their times are added up.
-fn bulk(lab: &Lab) -> anyhow::Result<Pair> {
+/// A download takes a few dozen milliseconds, in which such a machine may do anything. So both sides take turns,
+/// and their times are added up.
+fn bulk(lab: &Lab, streams: Streams) -> anyhow::Result<Pair> {
+    let places: Vec<Place> = (1..=NODES).map(Place::Node).collect();
+    let groups: Vec<&[Place]> = match streams {
+        Streams::Together => vec![&places],
+        Streams::Alone => places.chunks(1).collect(),
+    };
+    let vip = |_| VIP.to_string();
     let (mut ours, mut partner) = (0.0, 0.0);
-    for _ in 0..DOWNLOADS {
-        for place in (1..=NODES).map(Place::Node) {
-            ours += download(lab, &VIP.to_string(), place)?;
-            partner += download(lab, &own_address(place), place)?;
+    for _ in 0..TURNS {
+        for group in &groups {
+            ours += seconds_per_megabyte(lab, group, vip)?;
+            partner += seconds_per_megabyte(lab, group, own_address)?;
         }
     }
-    let megabytes = f64::from(DOWNLOADS) * f64::from(NODES) * BULK as f64 / 1e6;
+    let turns = f64::from(TURNS) * groups.len() as f64;
     Ok(Pair {
-        ours: megabytes / ours,
-        partner: megabytes / partner,
+        ours: turns / ours,
+        partner: turns / partner,
     })
 }
 
-/// The seconds that the download of a node's large file takes.
-fn download(lab: &Lab, server: &str, place: Place) -> anyhow::Result<f64> {
-    let mut curl = Command::new("curl");
-    curl.args([
-        "-s",
-        "-f",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{time_total} %{size_download}",
-    ]);
-    curl.arg(format!("http://{server}/{place}/bulk"));
-    let output = lab.exec(Place::Client(1), &curl)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut fields = text.split(' ').map(str::parse::<f64>);
-    let (Some(Ok(time)), Some(Ok(size))) = (fields.next(), fields.next()) else {
-        bail!("cannot read curl's output {text:?} ({})", output.status);
-    };
-    ensure!(size == BULK as f64, "only {size} bytes came");
-    Ok(time)
+/// Downloads some nodes' large files a few times, one node's beside the other's. Seconds for each MB that came.
+fn seconds_per_megabyte(
+    lab: &Lab,
+    places: &[Place],
+    server: impl Fn(Place) -> String,
+) -> anyhow::Result<f64> {
+    let curls: Vec<String> = places
+        .iter()
+        .map(|place| {
+            let url = format!("http://{}/{place}/bulk", server(*place));
+            let transfers = format!("-o /dev/null {url} ").repeat(DOWNLOADS);
+            // Each on a connection of its own, as the first one.
+            format!(
+                "curl -sf -H 'Connection: close' \
+                 -w '{place} %{{time_total}} %{{size_download}}\n' {transfers} &"
+            )
+        })
+        .collect();
+    let text = lab.sh(Place::Client(1), &format!("{} wait", curls.join(" ")))?;
+    let mut rate = 0.0;
+    for place in places {
+        let name = place.to_string();
+        let mut time = 0.0;
+        let mut count = 0;
+        for line in text.lines() {
+            let mut fields = line.split(' ');
+            if fields.next() != Some(&name) {
+                continue;
+            }
+            let (Some(Ok(seconds)), Some(Ok(size))) = (
+                fields.next().map(str::parse::<f64>),
+                fields.next().map(str::parse::<u64>),
+            ) else {
+                bail!("cannot read curl's output:\n{text}");
+            };
+            ensure!(size == BULK, "only {size} bytes came");
+            time += seconds;
+            count += 1;
+        }
+        ensure!(
+            count == DOWNLOADS,
+            "{count} of {DOWNLOADS} downloads from {place} succeeded:\n{text}"
+        );
+        rate += DOWNLOADS as f64 * BULK as f64 / 1e6 / time;
+    }
+    Ok(1.0 / rate)
 }

@@ -365,4 +365,5 @@ const _: () = {
     assert!(size_of::<NodeSettings>() == 80);
     assert!(size_of::<RingState>() == 40);
     assert!(size_of::<SweepRecord>() == 48);
+    assert!(size_of::<RecentService>() == 36);
 };

@@ -103,20 +103,6 @@ impl Bench {
         filter
             .set_members(&[OWN, PEER, SELF_ADDRESS].map(Addr::v4))
             .expect("members");
-        let service = |port: u16, kind, id, other_port| {
-            (
-                ServiceKey {
-                    vip: Addr::v4(VIP),
-                    port: port.into(),
-                },
-                ServiceEntry {
-                    kind,
-                    id,
-                    other_port,
-                    most: MOST,
-                },
-            )
-        };
         filter
             .set_services(&[
                 service(WEB, service_kind::L7, WEB_ID, INSPECTOR),
@@ -219,6 +205,27 @@ impl Drop for Bench {
         let node = self.pins.parent().unwrap_or(&self.pins);
         let _ = std::fs::remove_dir_all(node);
     }
+}
+
+/// A service of the VIP's.
+pub(crate) fn service(
+    port: u16,
+    kind: u32,
+    id: u16,
+    other_port: u16,
+) -> (ServiceKey, ServiceEntry) {
+    (
+        ServiceKey {
+            vip: Addr::v4(VIP),
+            port: port.into(),
+        },
+        ServiceEntry {
+            kind,
+            id,
+            other_port,
+            most: MOST,
+        },
+    )
 }
 
 /// Runs `ip` in the thread's namespace.

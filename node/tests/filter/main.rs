@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ring` | kernel and user space agree on whose a flow is |
 //! | `random` | a million random and mutated frames: results, counters, checksums, table growth |
+//! | `services` | what a processor remembers of services holds until they change |
 //! | `table` | one row per verdict: frame in, counter that grew, frame out |
 //! | `bench` | a node of its own: a network namespace, the loaded filter, its settings |
 //! | `frame` | frames made, and their checksums verified, by code that the filter does not have |
@@ -14,4 +15,5 @@ mod bench;
 mod frame;
 mod random;
 mod ring;
+mod services;
 mod table;
