@@ -4,6 +4,7 @@
 //! the build and the tests need, so nothing has to be read before they work.
 
 mod apt;
+mod fuzz;
 mod phases;
 mod setup;
 mod suite;
@@ -47,6 +48,15 @@ enum Task {
         /// Only the tests that need no root and make no network namespaces.
         #[arg(long)]
         fast: bool,
+    },
+    /// Give the parsers random input, led by coverage.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: u32,
+        /// Only this target.
+        #[arg(value_parser = fuzz::TARGETS)]
+        target: Option<String>,
     },
     /// Run the checks that need no tests: format, clippy, documentation, dependencies.
     Check,
@@ -103,6 +113,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             Err(error).context("cannot run cargo")
         }
         Task::Test { fast } => suite::test(&root, fast),
+        Task::Fuzz { seconds, target } => suite::fuzz(&root, target.as_deref(), seconds),
         Task::Check => suite::check(&root),
     }
 }

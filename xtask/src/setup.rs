@@ -37,7 +37,8 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 14] = [
+const PROGRAMS: [Program; 15] = [
+    program("c++", "g++", "builds bpf-linker and the fuzz targets"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
     program("gunicorn", "gunicorn", "an application server for uploads"),
@@ -80,13 +81,12 @@ const COMPILER: [Package; 2] = [
 const CLIPPY: Package = package("rust-web-clippy", "lints the packet filter");
 
 /// bpf-linker is made of LLVM; the version is that of the compiler above.
-const LINKER: [Package; 6] = [
+const LINKER: [Package; 5] = [
     package("llvm-22-dev", "bpf-linker is built with it"),
     package("libpolly-22-dev", "bpf-linker is built with it"),
     package("zlib1g-dev", "bpf-linker is built with it"),
     package("libzstd-dev", "bpf-linker is built with it"),
     package("libxml2-dev", "bpf-linker is built with it"),
-    package("g++", "bpf-linker is built with it"),
 ];
 const LINKER_VERSION: &str = "0.13.0";
 const LINKER_LLVM: u32 = 22;

@@ -10,13 +10,16 @@ use anyhow::{Context as _, ensure};
 use dts_ebpf_build::{Places, Toolchain};
 
 use crate::{
-    cargo, is_root,
+    cargo, fuzz, is_root,
     phases::{Phases, Tally, run, run_tests},
     setup::setup,
 };
 
 /// Crates whose tests (`tests/`) build clusters in network namespaces: as root, one at a time.
 const ON_REAL_KERNELS: [&str; 3] = ["dts-lab", "dts-node", "dts"];
+
+/// How long each parser is given random input with every run of the tests, in seconds.
+const FUZZED: u32 = 5;
 
 const DENY_VERSION: &str = "0.20.2";
 
@@ -42,9 +45,34 @@ pub(crate) fn test(root: &Path, fast: bool) -> anyhow::Result<ExitCode> {
         documentation_tests(root, tests)
     });
     if !fast {
+        fuzz_targets(&mut phases, root, &fuzz::TARGETS, FUZZED);
         phases.run("tests on real kernels", |tests| kernel_tests(root, tests));
     }
     Ok(phases.finish())
+}
+
+/// Gives random input to one parser, or to all.
+pub(crate) fn fuzz(root: &Path, target: Option<&str>, seconds: u32) -> anyhow::Result<ExitCode> {
+    setup()?;
+    let mut phases = Phases::default();
+    match target {
+        Some(target) => fuzz_targets(&mut phases, root, &[target], seconds),
+        None => fuzz_targets(&mut phases, root, &fuzz::TARGETS, seconds),
+    }
+    Ok(phases.finish())
+}
+
+fn fuzz_targets(phases: &mut Phases, root: &Path, targets: &[&str], seconds: u32) {
+    phases.run("fuzz targets", |tests| {
+        fuzz::build(root)?;
+        for target in targets {
+            println!("{target}: random input for {seconds} s");
+            let result = fuzz::fuzz(root, target, seconds);
+            tests.count(result.is_ok());
+            result?;
+        }
+        Ok(())
+    });
 }
 
 /// Runs the checks that need no tests.
@@ -58,7 +86,7 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<ExitCode> {
 
 fn checks(phases: &mut Phases, root: &Path) {
     phases.run("lock files", |_| {
-        for manifest in [root.join("Cargo.toml"), filter_manifest(root)] {
+        for manifest in manifests(root) {
             run(cargo(root)
                 .args(["metadata", "--locked", "--format-version", "1"])
                 .arg("--manifest-path")
@@ -72,7 +100,10 @@ fn checks(phases: &mut Phases, root: &Path) {
         run(cargo(root).args(["fmt", "--all", "--check"]))?;
         run(cargo(root)
             .args(["fmt", "--check", "--manifest-path"])
-            .arg(filter_manifest(root)))
+            .arg(filter_manifest(root)))?;
+        run(cargo(root)
+            .args(["fmt", "--check", "--manifest-path"])
+            .arg(fuzz_manifest(root)))
     });
     phases.run("clippy", |_| {
         run(cargo(root)
@@ -118,7 +149,7 @@ fn dependencies(root: &Path) -> anyhow::Result<()> {
             ])
             .env_remove("CARGO_TARGET_DIR"))?;
     }
-    for manifest in [root.join("Cargo.toml"), filter_manifest(root)] {
+    for manifest in manifests(root) {
         run(cargo(root)
             .args(["deny", "--manifest-path"])
             .arg(manifest)
@@ -174,6 +205,20 @@ fn filter_manifest(root: &Path) -> PathBuf {
     root.join("ebpf/Cargo.toml")
 }
 
-fn target_dir(root: &Path) -> PathBuf {
+/// The packages that `fuzz/` is made of stand outside the workspace, too.
+pub(crate) fn fuzz_manifest(root: &Path) -> PathBuf {
+    root.join("fuzz/Cargo.toml")
+}
+
+/// Whatever has a Cargo.lock.
+fn manifests(root: &Path) -> [PathBuf; 3] {
+    [
+        root.join("Cargo.toml"),
+        filter_manifest(root),
+        fuzz_manifest(root),
+    ]
+}
+
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
