@@ -126,6 +126,9 @@ counted! {
         TimeWaitKilled = "time_wait_killed",
         /// The FIN of an inspector's socket whose daemon died in mid-handover, made the reset that ends it.
         OrphanReset = "orphan_reset",
+        /// What a server's socket of an older connection of the flow says to a handover SYN, made the reset that ends
+        /// it.
+        StaleReset = "stale_reset",
         /// An ARP request for a VIP, answered with the multicast address.
         ArpReply = "arp_reply",
         /// An ARP packet of this node's own that named a VIP: sender address rewritten.

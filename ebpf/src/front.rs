@@ -422,7 +422,9 @@ fn inspector_egress(
                 });
                 return Err(DropReason::InspectorGone);
             }
-            FromInspector::ResetSocket => return Ok(reset_inspector(skb, segment, settings)),
+            FromInspector::ResetSocket => {
+                return Ok(reset_sender(skb, segment, settings, Action::OrphanReset));
+            }
             FromInspector::ToClient => {}
         }
         tcp.header.source = flow.local_port;
@@ -431,9 +433,14 @@ fn inspector_egress(
     })
 }
 
-/// Turns the FIN of a dead inspector's socket into a reset for that socket.
+/// Turns a segment of a socket of this node's into a reset for that socket.
 #[inline(never)]
-fn reset_inspector(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outcome {
+fn reset_sender(
+    skb: Skb,
+    segment: &Segment,
+    settings: &NodeSettings,
+    action: Action,
+) -> Outcome {
     outcome(|| {
         let (t, ip) = (&segment.tcp.header, &segment.ip);
         let header = TcpHeader {
@@ -449,7 +456,7 @@ fn reset_inspector(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outc
             dst: ip.src,
             header,
         };
-        give_bare(skb, ip, &reset, settings, Action::OrphanReset)
+        give_bare(skb, ip, &reset, settings, action)
     })
 }
 
@@ -481,6 +488,9 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
                 let outcome = to_peer(skb, segment, None, e, settings);
                 forget_processing(&segment.flow, e);
                 Ok(outcome)
+            }
+            FromServer::ResetServer => {
+                Ok(reset_sender(skb, segment, settings, Action::StaleReset))
             }
             FromServer::ToClient => {
                 shift::to_client(e, header).apply(&mut scratch.scan);

@@ -102,6 +102,10 @@ impl Cluster {
         self.stats(node).drops[reason]
     }
 
+    pub(crate) fn actions(&self, node: u8, action: &str) -> u64 {
+        self.stats(node).actions[action]
+    }
+
     pub(crate) fn connections(&self, node: u8) -> Vec<ConnectionView> {
         let filter = ConnectionFilter::default();
         self.ask(node).connections(filter).unwrap().connections

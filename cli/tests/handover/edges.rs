@@ -3,12 +3,12 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dts_lab::{Effect, Impairment, Network, sha256};
+use dts_lab::{Effect, Impairment, Network, Place, sha256};
 
-use crate::client::{Response, connect, head, reset};
-use crate::cluster::{APP, Cluster, Method, WEB};
+use crate::client::{PATIENCE, Response, connect, get, head, reset};
+use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, wait_for};
 use crate::servers::{Server, read_head};
 use crate::uploads::body;
 
@@ -16,6 +16,7 @@ crate::cases![
     a_head_in_parts,
     half_close,
     resets_by_the_client,
+    a_port_whose_reset_was_lost,
     resets_by_the_server,
     an_answer_before_the_request_is_read,
 ];
@@ -149,6 +150,42 @@ fn resets_by_the_client(method: &'static Method) {
             }
         }
     }
+    cluster.wait_until_clean(TRACES);
+}
+
+/// A client resets a connection that the server has closed, and the reset is lost. To the server the connection
+/// only half ended; the client uses the port again, before the cluster has forgotten the connection and after.
+fn a_port_whose_reset_was_lost(method: &'static Method) {
+    let cluster = Cluster::up(method, 2);
+    let silence = Impairment::of_place(Network::Front, CLIENT, Effect::Loss(1.0));
+    for (target, pause) in [(1, 0), (2, 0), (1, 5), (2, 5)] {
+        let path = format!("/n{target}/absent");
+        let port = cluster.port_inspected_by(1);
+        let mut stream = connect(&cluster, Some(port), WEB).unwrap();
+        stream
+            .write_all(head("GET", &path, None).as_bytes())
+            .unwrap();
+        Response::read(&stream).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the server's end");
+        let sockets = format!("ss -Htan dport = :{port}");
+        wait_for("the server to have closed", PATIENCE, || {
+            let sockets = cluster.sh(Place::Node(target), &sockets).unwrap();
+            sockets.contains("FIN-WAIT-2")
+        });
+        cluster.impair(&silence).unwrap();
+        reset(stream);
+        cluster.clear_impairments().unwrap();
+
+        thread::sleep(Duration::from_secs(pause));
+        let start = Instant::now();
+        let response = get(&cluster, Some(port), WEB, &path).unwrap();
+        assert_eq!(response.node, Some(format!("n{target}")));
+        // The kernel of a client that meets such a server directly tries again after a second.
+        let taken = start.elapsed();
+        assert!(taken < Duration::from_secs(1), "n{target}: {taken:?}");
+    }
+    let resets = cluster.sum(|node| cluster.actions(node, "stale_reset"));
+    assert_eq!(resets, 4);
     cluster.wait_until_clean(TRACES);
 }
 

@@ -323,6 +323,8 @@ pub enum FromServer {
     ToPeer,
     /// The refusal of the handover SYN: to the inspecting node as it is; then delete the entry.
     RefusePeer,
+    /// Reset the socket that sends it: it is of an older connection, which the client has forgotten.
+    ResetServer,
     /// To the client, shifted by [`to_client`](super::shift::to_client).
     ToClient,
     /// To the client, and a reset to the inspecting node.
@@ -348,10 +350,13 @@ pub fn egress_server(
         return FromServer::AnswerPeer;
     }
     if !entry.has(flag::ANSWERED) {
-        return if header.flags & RST != 0 {
-            FromServer::RefusePeer
-        } else {
-            FromServer::Drop(DropReason::NoEntry)
+        // An acknowledgment instead of a SYN-ACK: the server still has an older connection of this flow, whose end
+        // never reached it. The client, in SYN-SENT, would answer with a reset (RFC 9293 §3.10.7.3), and so make
+        // room for the next SYN.
+        return match header.flags & (RST | ACK) {
+            ACK => FromServer::ResetServer,
+            0 => FromServer::Drop(DropReason::NoEntry),
+            _ => FromServer::RefusePeer,
         };
     }
     if header.flags & RST == 0 {

@@ -244,7 +244,7 @@ impl Node {
                 let fin = Packet::bare(packet.src, packet.dst, fin);
                 vec![to_client(packet, &e), to_peer(fin, &e)]
             }
-            FromServer::RefusePeer | FromServer::ResetBoth => {
+            FromServer::RefusePeer | FromServer::ResetServer | FromServer::ResetBoth => {
                 panic!("the server resets nothing: {outcome:?}")
             }
         }

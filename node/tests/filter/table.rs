@@ -81,6 +81,7 @@ impl Row {
             | Action::Released
             | Action::ReleaseIn
             | Action::OrphanReset
+            | Action::StaleReset
             | Action::ArpReply => REDIRECT,
             Action::HandoverAck => SHOT,
             _ => UNSPEC,

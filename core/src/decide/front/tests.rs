@@ -586,9 +586,8 @@ fn server_table_is_exhaustive() {
                 ) => FromServer::AnswerPeer,
                 // The port is closed: the client still has a live inspector.
                 (Has::Begun, Kind::Rst | Kind::RstAck) => FromServer::RefusePeer,
-                (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => {
-                    FromServer::Drop(DropReason::NoEntry)
-                }
+                // An older connection's, that the client has forgotten.
+                (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ResetServer,
                 // The client's, not only the inspecting node's.
                 (Has::Open | Has::Sending | Has::Acknowledged, Kind::Rst | Kind::RstAck) => {
                     FromServer::ResetBoth

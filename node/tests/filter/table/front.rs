@@ -652,13 +652,42 @@ fn from_server() -> Vec<Row> {
             DropReason::NoEntry,
         ),
         Row::drop(
-            "a server's segment before its SYN-ACK",
+            "a server's segment before its SYN-ACK, that acknowledges nothing",
             OUT,
-            frame(server(&web(), 1, 1, ACK)),
+            frame(server(&web(), 1, 1, FIN)),
             begun,
             DropReason::NoEntry,
         ),
     ]);
+    let stale = |flags, payload: usize| Tcp {
+        payload: vec![0x5a; payload],
+        options: timestamps(3, 4),
+        ..server(&web(), 1000, 2000, flags)
+    };
+    for (name, segment, end) in [
+        ("an older connection's answer to a SYN", stale(ACK, 0), 1000),
+        ("an older connection's data", stale(DATA, 700), 1700),
+        ("an older connection's end", stale(FIN | ACK, 0), 1001),
+    ] {
+        let reset = Tcp {
+            src: segment.dst,
+            dst: segment.src,
+            seq: 2000,
+            ack: end,
+            flags: RST | ACK,
+            window: 0,
+            options: vec![],
+            payload: vec![],
+            ..segment.clone()
+        };
+        rows.push(Row::done(
+            name,
+            OUT,
+            frame(segment),
+            begun,
+            to(Action::StaleReset, reset),
+        ));
+    }
     rows
 }
 
