@@ -69,7 +69,7 @@ pub(crate) fn record(
             let Comparison { name, unit, .. } = comparison;
             let _ = writeln!(
                 raw,
-                "{name},{unit},{number},{:.3},{:.3}",
+                "\"{name}\",{unit},{number},{:.3},{:.3}",
                 pair.ours, pair.partner
             );
         }

@@ -32,6 +32,17 @@ pub enum Ingress {
     KillTimeWait,
 }
 
+/// Writes what has changed.
+///
+/// A download's segments and their acknowledgments are often worked at by two processors. A cache line that neither
+/// writes can stay with both.
+#[inline(always)]
+fn note<T: PartialEq>(place: &mut T, value: T) {
+    if *place != value {
+        *place = value;
+    }
+}
+
 /// A segment to a service that the ring alone decides (mode `l4`).
 ///
 /// A connection stays on its node when the ring changes: the socket decides, then the ring.
@@ -72,7 +83,7 @@ pub fn ingress_l7(
     let mut early = false;
     if let Some(entry) = processing {
         if entry.has(flag::ANSWERED) {
-            entry.used_at = now;
+            note(&mut entry.used_at, now);
             if header.flags & RST != 0 {
                 // It may end the socket's TIME_WAIT, which is looked after again.
                 entry.flags &= !flag::ENDED;
@@ -88,7 +99,7 @@ pub fn ingress_l7(
             DropReason::NotMine
         });
     };
-    entry.used_at = now;
+    note(&mut entry.used_at, now);
     if entry.state != state::INSPECT {
         return Ingress::Drop(DropReason::HandedOver);
     }
@@ -344,7 +355,7 @@ pub fn egress_server(
     let Some(entry) = entry else {
         return FromServer::Drop(DropReason::NoEntry);
     };
-    entry.used_at = now;
+    note(&mut entry.used_at, now);
     if header.has(SYN | ACK) {
         answered(header, options, entry);
         return FromServer::AnswerPeer;
@@ -360,9 +371,9 @@ pub fn egress_server(
         };
     }
     if header.flags & RST == 0 {
-        entry.acked = header.ack;
+        note(&mut entry.acked, header.ack);
         if let Some((_, echo)) = options.timestamp_pair() {
-            entry.server_tsval = echo;
+            note(&mut entry.server_tsval, echo);
         }
     }
     if entry.state == state::DIRECT {
