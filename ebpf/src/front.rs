@@ -435,12 +435,7 @@ fn inspector_egress(
 
 /// Turns a segment of a socket of this node's into a reset for that socket.
 #[inline(never)]
-fn reset_sender(
-    skb: Skb,
-    segment: &Segment,
-    settings: &NodeSettings,
-    action: Action,
-) -> Outcome {
+fn reset_sender(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Action) -> Outcome {
     outcome(|| {
         let (t, ip) = (&segment.tcp.header, &segment.ip);
         let header = TcpHeader {
@@ -489,9 +484,7 @@ fn server_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Ou
                 forget_processing(&segment.flow, e);
                 Ok(outcome)
             }
-            FromServer::ResetServer => {
-                Ok(reset_sender(skb, segment, settings, Action::StaleReset))
-            }
+            FromServer::ResetServer => Ok(reset_sender(skb, segment, settings, Action::StaleReset)),
             FromServer::ToClient => {
                 shift::to_client(e, header).apply(&mut scratch.scan);
                 rewrite(skb, l4, &segment.tcp, Some(scratch))?;
