@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dts_core::addr::Addr;
 use dts_core::entry::NodeSettings;
 use dts_core::ring::RingHashSpec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -137,6 +138,7 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
     let secret = Secret::load(&config.cluster.secret_file)?;
     let claim = Claim::take(&config.socket_path())?;
     let address = v4(config.node.address)?;
+    allow_many_files();
     let (handover_port, lease) = (config.cluster.handover_port, config.node.lease);
     let notice_key = secret.derive("notice");
 
@@ -180,6 +182,19 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
     daemon.finish_handovers().await;
     tracing::info!("the daemon ends; connections go on, `dts detach` would end them");
     Ok(())
+}
+
+/// Raises the limit of open files to what the system allows this process: each connection that waits at the
+/// inspector is one, and shells begin with 1024.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!("cannot raise the limit of open files to {all:?}: {error}");
+    }
 }
 
 /// Removes everything that the daemon of a configuration has left in the kernel and on the host.

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long a port rests between two handovers: segments of the first that are still on their way between two
@@ -20,6 +21,9 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How many sockets may rest. More handovers than this in each [`REST`] find no rested socket and make new ones.
 const MOST: usize = 2048;
+
+/// One in so many of the files that this process may open may be a resting socket.
+const SHARE: usize = 8;
 
 /// A local port that a socket is bound to.
 #[derive(Clone, Copy)]
@@ -38,13 +42,18 @@ pub(super) struct PortSocket {
 /// Sockets of one address that rest, those that rest longest in front.
 pub(super) struct SocketPool {
     address: Ipv4Addr,
+    /// How many may rest.
+    most: usize,
     resting: Mutex<VecDeque<(Instant, PortSocket)>>,
 }
 
 impl SocketPool {
     pub(super) fn new(address: Ipv4Addr) -> Self {
+        let files = getrlimit(Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         Self {
             address,
+            most: MOST.min(files / SHARE),
             resting: Mutex::default(),
         }
     }
@@ -98,7 +107,7 @@ impl SocketPool {
             port.kept = true;
         }
         let mut resting = self.resting();
-        if resting.len() < MOST {
+        if resting.len() < self.most {
             resting.push_back((now, socket));
         }
     }
