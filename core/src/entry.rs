@@ -10,7 +10,13 @@ use crate::seq::Seq;
 /// The version of all layouts in this file and of the maps that hold them.
 ///
 /// Maps of another version, left by another release's daemon, are not touched: `dts detach` removes them.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
+
+// `STATS` has a place for each.
+const _: () = assert!(
+    crate::verdict::COUNTERS == 52,
+    "a new counter is a new layout"
+);
 
 /// Which part a node plays for a flow. One node can play both.
 pub mod role {

@@ -396,16 +396,9 @@ fn note_handover(
         peer: room.ends.from,
         port: room.ends.from_port.into(),
     };
-    let answered = matches!(decision, IncomingSyn::Answer);
-    if let Some(flow) = PEERS.get_ptr_mut(&peer) {
-        // A node uses its ports again: cheaper than to make another element.
-        // SAFETY: a map value stays valid for the program's run. Whoever reads it at the same time looks for
-        // the flow's entry next, and there compares the port.
-        unsafe { *flow = room.flow };
-        return Ok(answered);
-    }
+    // A new element, also where the port has one: that one may be removed at this moment.
     match PEERS.insert(&peer, &room.flow, 0) {
-        Ok(()) => Ok(answered),
+        Ok(()) => Ok(matches!(decision, IncomingSyn::Answer)),
         Err(_) => Err(DropReason::TableFull),
     }
 }

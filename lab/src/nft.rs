@@ -5,10 +5,10 @@ use std::fmt::Write;
 use crate::impair::{Ports, bridge_port};
 use crate::spec::{LabSpec, Network, Place};
 
-/// Rules that keep frames to a multicast address from the hub's own network stack, as input for `nft -f -`.
+/// Rules that keep frames from the hub's own network stack, as input for `nft -f -`.
 ///
-/// A Linux bridge takes a copy of each for itself. A switch has no such work, which is done on the processors that
-/// are measured.
+/// A Linux bridge takes a copy of each frame to a multicast address for itself. A switch has no such work, which is
+/// done on the processors that are measured.
 pub(crate) fn keep_to_forwarding() -> String {
     let chains: String = Network::ALL
         .iter()

@@ -1,7 +1,7 @@
 //! Runs the fuzz targets (`fuzz/`) under libFuzzer, with the stable compiler.
 //!
-//! What cargo-fuzz adds to this is sanitizers, which need a nightly compiler and find errors in unsafe code. The
-//! targets are parsers without any; coverage, which leads the fuzzer, is a plain pass of LLVM's.
+//! What cargo-fuzz adds to this is sanitizers, which need a nightly compiler and find errors in unsafe code. Our parsers
+//! have none; coverage, which leads the fuzzer, is a plain pass of LLVM's.
 
 use std::{fs, path::Path, process::Command};
 

@@ -366,8 +366,11 @@ pub fn egress_server(
         // room for the next SYN.
         return match header.flags & (RST | ACK) {
             ACK => FromServer::ResetServer,
-            0 => FromServer::Drop(DropReason::NoEntry),
-            _ => FromServer::RefusePeer,
+            // The refusal of a SYN acknowledges it. Any other reset is the older connection's own end.
+            _ if header.has(RST | ACK) && header.ack == entry.client_isn.plus(1) => {
+                FromServer::RefusePeer
+            }
+            _ => FromServer::Drop(DropReason::NoEntry),
         };
     }
     if header.flags & RST == 0 {

@@ -176,10 +176,10 @@ impl<'a> Carrier<'a> {
             return Ok(());
         };
         let socket = line.into_socket();
-        disconnect_silently(&socket)?;
         let (pool, port) = (self.pool, self.port);
-        // The port must not be another handover's while it still is this one's.
+        // The port must not be another handover's while it still is this one's. No segment needs the entry.
         drop(self);
+        disconnect_silently(&socket)?;
         pool.put_back(PortSocket { socket, port }, Instant::now());
         Ok(())
     }

@@ -19,6 +19,10 @@ const REST: Duration = Duration::from_millis(100);
 /// How long a socket may rest before it is closed.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long a socket may keep its port. A program that wants a port for itself, and finds it taken, finds it free when
+/// it tries again.
+const TERM: Duration = Duration::from_secs(5);
+
 /// How many sockets may rest. More handovers than this in each [`REST`] find no rested socket and make new ones.
 const MOST: usize = 2048;
 
@@ -31,6 +35,8 @@ pub(super) struct Port {
     pub(super) number: u16,
     /// Whether the socket keeps it when it is disconnected.
     kept: bool,
+    /// Since when the socket is bound to it.
+    since: Instant,
 }
 
 /// A socket and its port.
@@ -69,11 +75,11 @@ impl SocketPool {
             .pop_front_if(|(since, _)| now.duration_since(*since) >= REST);
         match rested {
             Some((_, socket)) => Ok(socket),
-            None => self.make(),
+            None => self.make(now),
         }
     }
 
-    fn make(&self) -> io::Result<PortSocket> {
+    fn make(&self, now: Instant) -> io::Result<PortSocket> {
         let socket = Socket::new(
             Domain::IPV4,
             Type::STREAM.nonblocking(),
@@ -87,6 +93,7 @@ impl SocketPool {
             port: Port {
                 number,
                 kept: false,
+                since: now,
             },
         })
     }
@@ -98,6 +105,9 @@ impl SocketPool {
     /// Takes back a socket that is disconnected.
     pub(super) fn put_back(&self, mut socket: PortSocket, now: Instant) {
         let port = &mut socket.port;
+        if now.duration_since(port.since) >= TERM {
+            return;
+        }
         if !port.kept {
             // A port that the kernel chose is given up with the connection; one that was asked for is kept.
             // Somebody else may have it by now.
@@ -112,7 +122,7 @@ impl SocketPool {
         }
     }
 
-    /// Closes the sockets that nobody has wanted for a second.
+    /// Closes the sockets that nobody has wanted for [`IDLE`].
     pub(super) fn tidy(&self, now: Instant) {
         loop {
             // One at a time: to close a socket takes longer than to look.
@@ -130,8 +140,9 @@ impl SocketPool {
 mod tests {
     use std::net::TcpListener;
 
+    use rustix::net::connect_unspec;
+
     use super::*;
-    use crate::kernel::socket::disconnect_silently;
 
     const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -148,7 +159,7 @@ mod tests {
         let (_, from) = listener.accept().unwrap();
         assert_eq!(from.port(), taken.port.number);
         assert_eq!(taken.socket.take_error().unwrap().map(|e| e.kind()), None);
-        disconnect_silently(&taken.socket).unwrap();
+        connect_unspec(&taken.socket).unwrap();
         assert!(taken.socket.peer_addr().is_err(), "still connected");
         pool.put_back(taken, now);
         from.port()
@@ -182,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn no_socket_keeps_its_port_for_long() {
+        let pool = SocketPool::new(LOOPBACK);
+        let start = Instant::now();
+        let first = use_once(&pool, start);
+        let last = start + TERM - REST;
+        assert_eq!(use_once(&pool, last), first);
+        assert_eq!(use_once(&pool, last + REST), first);
+        assert_eq!(pool.resting().len(), 0);
+    }
+
+    #[test]
     fn a_port_that_somebody_has_taken_is_given_up() {
         let pool = SocketPool::new(LOOPBACK);
         let now = Instant::now();
@@ -189,7 +211,7 @@ mod tests {
         let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
         let _ = taken.socket.connect(&listener.local_addr().unwrap().into());
         listener.accept().unwrap();
-        disconnect_silently(&taken.socket).unwrap();
+        connect_unspec(&taken.socket).unwrap();
         let _other = TcpListener::bind((LOOPBACK, taken.port.number)).unwrap();
         pool.put_back(taken, now);
         assert_eq!(pool.resting().len(), 0);

@@ -383,6 +383,16 @@ impl Filter {
     ///
     /// When the kernel refuses an update.
     pub fn set_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
+        let replaced = self.replace_services(services);
+        // Afterwards: whoever sees the new epoch finds the new services. Also when only some were replaced.
+        self.change_node(|node| NodeSettings {
+            services_epoch: node.services_epoch.wrapping_add(1),
+            ..node
+        })?;
+        replaced
+    }
+
+    fn replace_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
         let wanted: Vec<_> = services.iter().map(|(k, v)| (Raw(*k), Raw(*v))).collect();
         replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| {
             a.0 == b.0
@@ -402,11 +412,6 @@ impl Filter {
             .collect();
         replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| {
             a == b
-        })?;
-        // Afterwards: whoever sees the new epoch finds the new services.
-        self.change_node(|node| NodeSettings {
-            services_epoch: node.services_epoch.wrapping_add(1),
-            ..node
         })
     }
 

@@ -27,7 +27,7 @@ pub fn close_silently(socket: impl Into<OwnedFd>) -> io::Result<()> {
 pub fn disconnect_silently(socket: &impl AsFd) -> io::Result<()> {
     set_int(socket, libc::TCP_REPAIR, 1)?;
     connect_unspec(socket)?;
-    // 0 would send a window probe.
+    // Unlike 0, never with a window probe.
     set_int(socket, libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
 }
 

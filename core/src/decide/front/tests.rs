@@ -553,15 +553,19 @@ fn server_table_is_exhaustive() {
         Has::Direct,
     ] {
         for kind in KINDS {
-            let header = TcpHeader {
+            let mut header = TcpHeader {
                 seq: W.plus(1),
                 ack: X.plus(500),
                 ..header(kind)
             };
+            if matches!((has, kind), (Has::Begun, Kind::RstAck)) {
+                header.ack = X.plus(1);
+            }
             let with = |state, flags, end| ConnEntry {
                 state,
                 flags,
                 request_end: end,
+                client_isn: X,
                 server_isn: Y,
                 ..ConnEntry::default()
             };
@@ -585,7 +589,9 @@ fn server_table_is_exhaustive() {
                     Kind::SynAck,
                 ) => FromServer::AnswerPeer,
                 // The port is closed: the client still has a live inspector.
-                (Has::Begun, Kind::Rst | Kind::RstAck) => FromServer::RefusePeer,
+                (Has::Begun, Kind::RstAck) => FromServer::RefusePeer,
+                // An older connection's.
+                (Has::Begun, Kind::Rst) => FromServer::Drop(DropReason::NoEntry),
                 // An older connection's, that the client has forgotten.
                 (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ResetServer,
                 // The client's, not only the inspecting node's.
@@ -724,5 +730,27 @@ proptest! {
             // No less than can be said with this scale.
             prop_assert!(shown == offered || most - taken - shown < 1 << scale);
         }
+    }
+}
+
+/// A server's reset refuses a handover if it acknowledges the handover's SYN.
+#[test]
+fn a_reset_of_an_older_connection_refuses_nothing() {
+    for (ack, expected) in [
+        (X, FromServer::Drop(DropReason::NoEntry)),
+        (X.plus(1), FromServer::RefusePeer),
+        (X.plus(2), FromServer::Drop(DropReason::NoEntry)),
+    ] {
+        let header = TcpHeader {
+            ack,
+            ..header(Kind::RstAck)
+        };
+        let mut entry = ConnEntry {
+            state: state::HANDING,
+            client_isn: X,
+            ..ConnEntry::default()
+        };
+        let outcome = egress_server(&header, &timestamps(7, 8), Some(&mut entry), NOW);
+        assert_eq!(outcome, expected, "{ack:?}");
     }
 }
