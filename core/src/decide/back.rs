@@ -137,6 +137,12 @@ pub fn reply(
     if entry.state == state::INSPECT && header.flags & (SYN | RST) == 0 {
         return None;
     }
+    if header.has(SYN | ACK)
+        && (header.seq != entry.server_isn || header.ack != entry.client_isn.plus(1))
+    {
+        // It answers an earlier handover of the same port.
+        return None;
+    }
     if header.has(SYN | ACK) && matches!(entry.state, state::INSPECT | state::FROZEN) {
         entry.state = state::FROZEN;
         entry.peer = h.target;
@@ -218,11 +224,29 @@ pub enum Incoming {
     Drop(DropReason),
 }
 
+/// More than the bytes of any request that an inspector reads: a configuration allows it 1 MiB.
+const LONGEST_REQUEST: u32 = 1 << 21;
+
+/// Whether a segment that says where the request ends lies within the entry's request, rather than in that of a
+/// handover that had the same port before and is long over.
+#[inline(always)]
+fn may_be_of_this_request(header: &TcpHeader, entry: &ConnEntry) -> bool {
+    let first = entry.client_isn.plus(1);
+    // A FIN is not counted: that of a daemon that died comes behind the end.
+    let from = header.seq.since(first);
+    let to = header.seq.plus(header.payload).since(first);
+    let end = header.ack.since(first);
+    from <= to && to <= end && end <= LONGEST_REQUEST
+}
+
 /// Decides about a later segment and shifts its header into the server's numbers.
 #[inline(always)]
 pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Incoming {
     let first_ack = entry.server_isn.plus(1);
     if header.reserved & REQUEST_END_BIT != 0 {
+        if !may_be_of_this_request(header, entry) {
+            return Incoming::Drop(DropReason::UnknownHandover);
+        }
         header.reserved &= !REQUEST_END_BIT;
         entry.request_end = header.ack;
         entry.flags |= flag::REQUEST_END;

@@ -368,7 +368,18 @@ fn reply_table_is_exhaustive() {
                     | Kind::RstAck,
                 ) => Some(before),
             };
-            reply_case(before, kind, expected);
+            reply_case(before, kind, answer(kind), expected);
+            if matches!(kind, Kind::SynAck) {
+                // It answers a handover that had the same port before.
+                for (seq, ack) in [(Y.plus(1), X.plus(1)), (Y, X), (Y, X.plus(2))] {
+                    let other = TcpHeader {
+                        seq,
+                        ack,
+                        ..answer(kind)
+                    };
+                    reply_case(before, kind, other, None);
+                }
+            }
             // Another connection of the flow's has taken over: this one's are nobody's.
             let (mut header, mut e) = (kind.header(), entry(before));
             assert_eq!(
@@ -380,8 +391,20 @@ fn reply_table_is_exhaustive() {
     }
 }
 
-fn reply_case(before: u32, kind: Kind, expected: Option<u32>) {
-    let (mut header, mut e) = (kind.header(), entry(before));
+/// A segment of the target's; its SYN-ACK has the client's and the inspecting node's first numbers.
+fn answer(kind: Kind) -> TcpHeader {
+    match kind {
+        Kind::SynAck => TcpHeader {
+            seq: Y,
+            ack: X.plus(1),
+            ..kind.header()
+        },
+        _ => kind.header(),
+    }
+}
+
+fn reply_case(before: u32, kind: Kind, was: TcpHeader, expected: Option<u32>) {
+    let (mut header, mut e) = (was, entry(before));
     let shift = reply(&mut header, PORT, &handover(flag::SELF), &mut e, NOW);
     let expected_shift = expected.map(|_| OptionShift {
         set_tsecr: Some(777),
@@ -396,7 +419,6 @@ fn reply_case(before: u32, kind: Kind, expected: Option<u32>) {
         state::name(before)
     );
     let shifted = expected.is_some() && kind.acknowledges();
-    let was = kind.header();
     let ack = was.ack.minus(if shifted { DELTA } else { 0 });
     assert_eq!(header, TcpHeader { ack, ..was });
 }
@@ -602,5 +624,47 @@ fn a_kernel_hears_of_no_more_than_it_has_sent() {
         };
         reply(&mut header, PORT, &h, &mut e, NOW).unwrap();
         assert_eq!(header.ack, heard.minus(DELTA));
+    }
+}
+
+/// A segment that comes late, when its port serves another handover already, says nothing about that one's request.
+#[test]
+fn the_end_of_another_request_is_not_believed() {
+    let first = X.plus(1);
+    let end = first.plus(87);
+    for (flags, seq, payload, end, believed) in [
+        (ACK, first, 87, end, true),
+        (ACK, first.plus(80), 7, end, true),
+        (ACK, first, 80, end, true),
+        (ACK, first, 0, first, true),
+        // The client's FIN, which is the end; a dead daemon's own, with and without data.
+        (FIN | ACK, first, 86, end, true),
+        (FIN | ACK, end, 0, end, true),
+        (FIN | ACK, first, 87, end, true),
+        (ACK, first, 87, end.minus(1), false),
+        (ACK, first.minus(1), 87, end, false),
+        (ACK, end.plus(1), 0, end, false),
+        (FIN | ACK, end.plus(1), 0, end, false),
+        (ACK, first.plus(1 << 22), 87, end.plus(1 << 22), false),
+        (ACK, first.plus(1 << 31), 87, end.plus(1 << 31), false),
+    ] {
+        let mut header = TcpHeader {
+            seq,
+            ack: end,
+            payload,
+            flags,
+            reserved: REQUEST_END_BIT,
+            ..Kind::Data.header()
+        };
+        let mut e = entry(state::HANDING);
+        e.flags &= !flag::REQUEST_END;
+        let before = e;
+        let outcome = incoming(&mut header, &mut e, NOW);
+        let dropped = outcome == Incoming::Drop(DropReason::UnknownHandover);
+        assert_eq!(dropped, !believed, "{seq:?} {payload} {end:?}: {outcome:?}");
+        assert_eq!(e.has(flag::REQUEST_END), believed);
+        if !believed {
+            assert_eq!(e, before);
+        }
     }
 }
