@@ -74,18 +74,26 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
         },
     ];
     for number in 0..pairs {
-        let ours = new_connections(&lab, seconds, options.connections, |_| VIP.to_string())
+        let ours = new_connections(&lab, seconds, options.connections, shared_address)
             .context("through the VIP")?;
         let partner =
             new_connections(&lab, seconds, options.connections, own_address).context("directly")?;
         comparisons[0].pairs.push(Pair { ours, partner });
-        comparisons[1].pairs.push(bulk(&lab, Streams::Together)?);
-        comparisons[2].pairs.push(bulk(&lab, Streams::Alone)?);
+        comparisons[1]
+            .pairs
+            .push(bulk(&lab, &places, Streams::Together)?);
+        comparisons[2]
+            .pairs
+            .push(bulk(&lab, &places, Streams::Alone)?);
         eprintln!("pair {} of {pairs}", number + 1);
     }
     let (folder, summary) = record(runs, "splice", &comparisons)?;
     println!("{summary}\n{}", folder.display());
     Ok(())
+}
+
+fn shared_address(_: Place) -> String {
+    VIP.to_string()
 }
 
 fn own_address(place: Place) -> String {
@@ -130,7 +138,7 @@ fn new_connections(
 }
 
 /// Which downloads run at the same time.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Streams {
     /// One from each node: what the machine can carry.
     Together,
@@ -142,17 +150,15 @@ enum Streams {
 ///
 /// A download takes a few dozen milliseconds, in which such a machine may do anything. So both sides take turns,
 /// and their times are added up.
-fn bulk(lab: &Lab, streams: Streams) -> anyhow::Result<Pair> {
-    let places: Vec<Place> = (1..=NODES).map(Place::Node).collect();
+fn bulk(lab: &Lab, places: &[Place], streams: Streams) -> anyhow::Result<Pair> {
     let groups: Vec<&[Place]> = match streams {
-        Streams::Together => vec![&places],
+        Streams::Together => vec![places],
         Streams::Alone => places.chunks(1).collect(),
     };
-    let vip = |_| VIP.to_string();
     let (mut ours, mut partner) = (0.0, 0.0);
     for _ in 0..TURNS {
         for group in &groups {
-            ours += seconds_per_megabyte(lab, group, vip)?;
+            ours += seconds_per_megabyte(lab, group, shared_address)?;
             partner += seconds_per_megabyte(lab, group, own_address)?;
         }
     }

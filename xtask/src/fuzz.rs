@@ -3,15 +3,15 @@
 //! What cargo-fuzz adds to this is sanitizers, which need a nightly compiler and find errors in unsafe code. Our parsers
 //! have none; coverage, which leads the fuzzer, is a plain pass of LLVM's.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Context as _;
 
-use crate::{
-    cargo,
-    phases::run,
-    suite::{fuzz_manifest, target_dir},
-};
+use crate::{cargo, phases::run, target_dir};
 
 /// The targets, by the names of their programs.
 pub(crate) const TARGETS: [&str; 3] = ["config", "http", "wire"];
@@ -22,6 +22,11 @@ const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
      -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// The targets stand outside the workspace.
+pub(crate) fn manifest(root: &Path) -> PathBuf {
+    root.join("fuzz/Cargo.toml")
+}
 
 /// Builds the targets.
 pub(crate) fn build(root: &Path) -> anyhow::Result<()> {
@@ -51,7 +56,7 @@ fn fuzz_cargo(root: &Path, task: &str) -> Command {
     command
         .args([task, "--quiet", "--release", "--locked"])
         .arg("--manifest-path")
-        .arg(fuzz_manifest(root))
+        .arg(manifest(root))
         // With a target of their own, the flags are not for build scripts and macros.
         .args(["--target", "host-tuple", "--target-dir"])
         .arg(target_dir(root).join("fuzz"))

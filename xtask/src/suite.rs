@@ -13,6 +13,7 @@ use crate::{
     cargo, fuzz, is_root,
     phases::{Phases, Tally, run, run_tests},
     setup::setup,
+    target_dir,
 };
 
 /// Crates whose tests (`tests/`) build clusters in network namespaces: as root, one at a time.
@@ -55,10 +56,13 @@ pub(crate) fn test(root: &Path, fast: bool) -> anyhow::Result<ExitCode> {
 pub(crate) fn fuzz(root: &Path, target: Option<&str>, seconds: u32) -> anyhow::Result<ExitCode> {
     setup()?;
     let mut phases = Phases::default();
-    match target {
-        Some(target) => fuzz_targets(&mut phases, root, &[target], seconds),
-        None => fuzz_targets(&mut phases, root, &fuzz::TARGETS, seconds),
-    }
+    let targets = target.as_slice();
+    let targets = if targets.is_empty() {
+        &fuzz::TARGETS
+    } else {
+        targets
+    };
+    fuzz_targets(&mut phases, root, targets, seconds);
     Ok(phases.finish())
 }
 
@@ -103,7 +107,7 @@ fn checks(phases: &mut Phases, root: &Path) {
             .arg(filter_manifest(root)))?;
         run(cargo(root)
             .args(["fmt", "--check", "--manifest-path"])
-            .arg(fuzz_manifest(root)))
+            .arg(fuzz::manifest(root)))
     });
     phases.run("clippy", |_| {
         run(cargo(root)
@@ -205,20 +209,11 @@ fn filter_manifest(root: &Path) -> PathBuf {
     root.join("ebpf/Cargo.toml")
 }
 
-/// The packages that `fuzz/` is made of stand outside the workspace, too.
-pub(crate) fn fuzz_manifest(root: &Path) -> PathBuf {
-    root.join("fuzz/Cargo.toml")
-}
-
 /// Whatever has a Cargo.lock.
 fn manifests(root: &Path) -> [PathBuf; 3] {
     [
         root.join("Cargo.toml"),
         filter_manifest(root),
-        fuzz_manifest(root),
+        fuzz::manifest(root),
     ]
-}
-
-pub(crate) fn target_dir(root: &Path) -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -344,6 +344,9 @@ pub enum FromServer {
     Direct,
 }
 
+/// How a closed port answers a SYN (RFC 9293 §3.10.7.1).
+const REFUSAL: u8 = RST | ACK;
+
 /// A segment from the server application's socket, mode `l7`.
 #[inline(always)]
 pub fn egress_server(
@@ -367,9 +370,7 @@ pub fn egress_server(
         return match header.flags & (RST | ACK) {
             ACK => FromServer::ResetServer,
             // The refusal of a SYN acknowledges it. Any other reset is the older connection's own end.
-            _ if header.has(RST | ACK) && header.ack == entry.client_isn.plus(1) => {
-                FromServer::RefusePeer
-            }
+            REFUSAL if header.ack == entry.client_isn.plus(1) => FromServer::RefusePeer,
             _ => FromServer::Drop(DropReason::NoEntry),
         };
     }

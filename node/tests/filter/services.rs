@@ -1,11 +1,12 @@
 //! What a processor remembers of services holds until they change.
 
-use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
+use dts_core::entry::{RECENT_SERVICES, ServiceEntry, ServiceKey, service_kind};
 
 use crate::bench::{Bench, INSPECTOR, SHOT, UNSPEC, WEB, WEB_ID, flow, service, syn};
 
-/// Another port whose services share a place in a processor's memory with those of [`WEB`].
-const OTHER: u16 = WEB + 8;
+/// Ports so far apart share a place in a processor's memory.
+const APART: u16 = RECENT_SERVICES as u16;
+const OTHER: u16 = WEB + APART;
 
 fn web(inspector: u16) -> Vec<(ServiceKey, ServiceEntry)> {
     vec![
@@ -52,6 +53,6 @@ fn services_that_share_a_place_are_told_apart() {
     for _ in 0..100 {
         assert_eq!(arrives_at(&bench, WEB), Some(INSPECTOR));
         assert_eq!(arrives_at(&bench, OTHER), Some(OTHER));
-        assert_eq!(arrives_at(&bench, OTHER + 8), None);
+        assert_eq!(arrives_at(&bench, OTHER + APART), None);
     }
 }
