@@ -1,0 +1,256 @@
+//! Services and their rules.
+
+use super::*;
+
+#[test]
+fn adopt_is_for_later() {
+    assert_only_error(
+        &changed(
+            "inspector_port = 8081",
+            "inspector_port = 8081\nhandover = \"adopt\"",
+        ),
+        "24:12: error: `handover` is \"adopt\", which this version does not have\n  help: write \
+         `handover = \"auto\"`, or \"splice\"",
+    );
+}
+
+#[test]
+fn services_do_not_collide() {
+    assert_only_error(
+        &changed("port = 5000", "port = 80"),
+        "37:8: error: a second service is at 198.18.0.100 port 80\n  help: the first is \"web\" in \
+         line 18: change one's `vip` or `port`",
+    );
+    assert_only_error(
+        &changed("name = \"plain\"", "name = \"web\""),
+        "35:8: error: a second service has the name \"web\"\n  help: the first is in line 18: \
+         rename one",
+    );
+}
+
+#[test]
+fn services_with_the_same_number_are_named() {
+    let vip = "198.18.0.100".parse().unwrap();
+    let wanted = service_id(vip, 80);
+    let twin = (81..=u16::MAX).find(|port| *port != 8081 && service_id(vip, *port) == wanted);
+    // Whether VIP .100 has such a port is up to the hash; some VIP of this network does.
+    let (vip, port) = match twin {
+        Some(port) => ("198.18.0.100".to_owned(), port),
+        None => (0..=255)
+            .map(|last| format!("198.18.2.{last}"))
+            .find_map(|vip| {
+                let addr = vip.parse().unwrap();
+                (1..=u16::MAX)
+                    .find(|port| service_id(addr, *port) == wanted)
+                    .map(|p| (vip, p))
+            })
+            .unwrap(),
+    };
+    let text = changed(
+        "name = \"plain\"\nvip = \"198.18.0.100\"\nport = 5000",
+        &format!("name = \"plain\"\nvip = \"{vip}\"\nport = {port}"),
+    );
+    assert_only_error(
+        &text,
+        &format!(
+            "37:8: error: \"plain\" at {vip} port {port} has the same internal number as \"web\" \
+             at 198.18.0.100 port 80 in line 18\n  help: a rare coincidence: give one of them \
+             another port or VIP"
+        ),
+    );
+}
+
+#[test]
+fn an_inspector_port_is_free() {
+    for (port, by) in [
+        (80, "the service's own `port`"),
+        (7411, "the cluster's `handover_port`"),
+        (5000, "used by \"plain\" in line 34"),
+    ] {
+        assert_only_error(
+            &changed("inspector_port = 8081", &format!("inspector_port = {port}")),
+            &format!(
+                "23:18: error: `inspector_port` is {port}, {by}\n  help: choose a port of the VIP \
+                 that nothing else uses, such as 8081"
+            ),
+        );
+    }
+    let second = "mode = \"l7\"\ninspector_port = 8081";
+    assert_only_error(
+        &changed("mode = \"l4\"", second),
+        "39:18: error: `inspector_port` is 8081, used by \"web\" in line 18\n  help: choose a port \
+         of the VIP that nothing else uses, such as 8081",
+    );
+    // Another VIP has ports of its own.
+    let text = changed("mode = \"l4\"", second).replace(
+        "name = \"plain\"\nvip = \"198.18.0.100\"",
+        "name = \"plain\"\nvip = \"198.18.0.9\"",
+    );
+    assert_eq!(errors(&text), Vec::<String>::new());
+}
+
+#[test]
+fn an_l7_service_needs_an_inspector_port() {
+    assert_only_error(
+        &changed("inspector_port = 8081\n", ""),
+        "18:1: error: [[service]] has no `inspector_port`\n  help: add `inspector_port = 8081`",
+    );
+}
+
+#[test]
+fn an_l4_service_has_no_rules() {
+    assert_only_error(
+        &format!("{EXAMPLE}default = \"local\"\n"),
+        "39:11: error: `default` means nothing in a service with `mode = \"l4\"`\n  help: remove \
+         it: the ring alone decides; or write `mode = \"l7\"` to have requests inspected",
+    );
+}
+
+#[test]
+fn a_vip_is_not_the_address_of_a_node() {
+    assert_only_error(
+        &changed("vip = \"198.18.0.100\"", "vip = \"198.18.1.12\""),
+        "20:7: error: `vip` is 198.18.1.12, the address of node \"n2\"\n  help: the VIP is an \
+         address of its own, in the clients' network",
+    );
+}
+
+#[test]
+fn targets_name_nodes_that_exist() {
+    assert_only_error(
+        &changed("[\"n2\", \"n1\"]", "[\"n1\", \"n22\"]"),
+        "32:23: error: there is no node \"n22\"\n  help: did you mean \"n2\"?",
+    );
+    assert_only_error(
+        &changed("[\"n2\", \"n1\"]", "[\"gamma\"]"),
+        "32:17: error: there is no node \"gamma\"\n  help: the members are: n1, n2",
+    );
+}
+
+#[test]
+fn a_target_is_one_of_three_things() {
+    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" }";
+    for (target, message, help) in [
+        ("\"n2\"", "28:6: error: `to` is no target", HELP),
+        ("7", "28:6: error: `to` is no target", HELP),
+        (
+            "{ }",
+            "28:6: error: `to` must have either `nodes` or `hash`",
+            HELP,
+        ),
+        (
+            "{ nodes = [] }",
+            "28:16: error: `nodes` is empty",
+            "name at least one node",
+        ),
+        (
+            "{ nodes = [\"n1\", \"n1\"] }",
+            "28:23: error: `nodes` has \"n1\" twice",
+            "name each node once",
+        ),
+        (
+            "{ hash = \"url\" }",
+            "28:15: error: `hash` is no known key",
+            "write \"uri\"",
+        ),
+    ] {
+        assert_only_error(
+            &changed("to = { hash = \"uri\" }", &format!("to = {target}")),
+            &format!("{message}\n  help: {help}"),
+        );
+    }
+}
+
+#[test]
+fn a_rule_matches_something_but_not_everything() {
+    assert_only_error(
+        &changed("path_prefix = \"/downloads/\"\n", ""),
+        "26:1: error: the rule matches every request\n  help: give it a `path`, `path_prefix` or \
+         `host`, or write the target as the service's `default`",
+    );
+    assert_only_error(
+        &changed(
+            "path_prefix = \"/downloads/\"",
+            "path_prefix = \"/a/\"\npath = \"/b\"",
+        ),
+        "26:1: error: the rule matches nothing: \"/b\" does not begin with \"/a/\"\n  help: leave \
+         out `path_prefix`",
+    );
+}
+
+#[test]
+fn paths_and_hosts_are_written_as_they_are_compared() {
+    for (from, to, what) in [
+        (
+            "\"/downloads/\"",
+            "\"downloads/\"",
+            "`path_prefix` is \"downloads/\", not a path",
+        ),
+        (
+            "\"/downloads/\"",
+            "\"/a?b\"",
+            "`path_prefix` is \"/a?b\", more than a path",
+        ),
+        (
+            "\"/downloads/\"",
+            "\"/a b\"",
+            "`path_prefix` is \"/a b\", which no client sends",
+        ),
+        (
+            "\"IMG.example.com\"",
+            "\"a:80\"",
+            "`host` is \"a:80\", more than a host",
+        ),
+        (
+            "\"IMG.example.com\"",
+            "\"*.a\"",
+            "`host` is \"*.a\", a pattern",
+        ),
+        ("\"IMG.example.com\"", "\"\"", "`host` is \"\", not a host"),
+    ] {
+        let found = errors(&changed(from, to));
+        assert!(found.len() == 1 && found[0].contains(what), "{found:?}");
+    }
+}
+
+#[test]
+fn rules_that_persistent_connections_bypass_are_a_warning() {
+    let (_, warnings) = parse(EXAMPLE).unwrap();
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}")
+    };
+    assert_eq!(
+        warning.to_string(),
+        "/etc/dts/dts.toml:18:1: warning: on a persistent connection to \"web\" the rules see the \
+         first request only: later ones go to the same node\n  help: have the servers close the \
+         connection after each response, for instance with `keepalive_timeout 0;` in nginx"
+    );
+}
+
+#[test]
+fn rules_that_are_never_reached_are_a_warning() {
+    for rule in [
+        "path_prefix = \"/downloads/big/\"",
+        "path = \"/downloads/x\"",
+        "path_prefix = \"/downloads/\"\nhost = \"a\"",
+        "host = \"img.EXAMPLE.com\"\npath = \"/x\"",
+        "path_prefix = \"/downloads/dir0000000001/x\"",
+    ] {
+        let text = changed(
+            "[[service]]\nname = \"plain\"",
+            &format!("[[service.rule]]\n{rule}\nto = \"local\"\n\n[[service]]\nname = \"plain\""),
+        );
+        let (_, warnings) = parse(&text).unwrap();
+        let hidden = warnings.iter().filter(|warning| warning.line == 34);
+        assert_eq!(hidden.count(), 1, "{rule}: {warnings:?}");
+    }
+    let reached = changed(
+        "path_prefix = \"/downloads/\"",
+        "path_prefix = \"/downloads/\"\nhost = \"a\"",
+    );
+    assert_eq!(
+        parse(&reached).unwrap().1.len(),
+        1,
+        "the other warning only"
+    );
+}
