@@ -6,11 +6,7 @@ use dts_core::{
         front::{self, FromInspector, FromServer, Ingress},
         shift,
     },
-    entry::{
-        ConnEntry, ConnKey, NodeSettings, PeerKey, RECENT_SERVICES as RECENT, RecentService,
-        ServiceEntry, flag, role, service_kind,
-    },
-    handover::release,
+    entry::{ConnEntry, ConnKey, NodeSettings, ServiceEntry, flag, role, service_kind},
     segment::{ACK, FIN, RST, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
@@ -18,77 +14,14 @@ use dts_core::{
 
 use crate::{
     FROM_BACK, Outcome, Step, TO_CLIENT, arp,
-    back::{give_bare, syn_room},
-    facts::{FrontFacts, SockRef, now_ms, settings, unix_seconds},
-    frame::{
-        Bare, Frame, ICMP, Ip, Segment, Skb, TCP, insert_ip_option, make_bare, options, rewrite,
-        set_addresses,
-    },
+    back::give_bare,
+    entries::{entry, forget_processing, service},
+    facts::{FrontFacts, SockRef, now_ms, settings},
+    frame::{Bare, Frame, ICMP, Ip, Segment, Skb, TCP, make_bare, options, rewrite, set_addresses},
     icmp,
-    maps::{CONNECTIONS, PEERS, RECENT_SERVICES, SERVICES, Scratch, SynRoom, VIPS},
-    outcome,
+    maps::{CONNECTIONS, Scratch, VIPS},
+    outcome, release,
 };
-
-/// The entry of a flow in one role.
-#[inline(never)]
-pub fn entry(flow: &FlowKey, role: u32) -> Option<&'static mut ConnEntry> {
-    let entry = CONNECTIONS.get_ptr_mut(&ConnKey { flow: *flow, role })?;
-    // SAFETY: a map value stays valid for the program's run. Another CPU may write to it at the same
-    // time: the fields are words that are written whole, and TCP puts right what a lost update shows.
-    Some(unsafe { &mut *entry })
-}
-
-/// Forgets a flow's processing entry and the handover connection that led to it.
-#[inline(always)]
-pub fn forget_processing(flow: &FlowKey, entry: &ConnEntry) {
-    forget_peer(flow, entry);
-    let _ = CONNECTIONS.remove(&ConnKey {
-        flow: *flow,
-        role: role::PROCESSING,
-    });
-}
-
-/// Forgets the handover connection of an entry, unless its port serves another flow by now.
-#[inline(always)]
-pub fn forget_peer(flow: &FlowKey, entry: &ConnEntry) {
-    let key = PeerKey {
-        peer: entry.peer,
-        port: entry.peer_port.into(),
-    };
-    if let Some(of) = PEERS.get_ptr(&key) {
-        // SAFETY: a map value stays valid for the program's run.
-        if unsafe { *of } == *flow {
-            let _ = PEERS.remove(&key);
-        }
-    }
-}
-
-/// The service that an address and port belong to.
-#[inline(always)]
-pub fn service(settings: &NodeSettings, vip: &Addr, port: u16) -> Option<&'static ServiceEntry> {
-    let recent = RECENT_SERVICES.get_ptr_mut(u32::from(port) % RECENT)?;
-    // SAFETY: this CPU's value, which only one program run at a time uses: see `frame::options`.
-    let recent = unsafe { &mut *recent };
-    let epoch = settings.services_epoch;
-    if recent.key.vip != *vip || recent.key.port != port.into() || recent.epoch != epoch {
-        recent.key.vip = *vip;
-        recent.key.port = port.into();
-        look_up_service(recent, epoch)?;
-    }
-    Some(&recent.entry)
-}
-
-/// Fills in what is known of the service with the key in `recent`.
-#[inline(never)]
-fn look_up_service(recent: &mut RecentService, epoch: u32) -> Option<()> {
-    // Until it is filled in: an epoch that is over.
-    recent.epoch = epoch.wrapping_sub(1);
-    let entry = SERVICES.get_ptr(&recent.key)?;
-    // SAFETY: as in `entry`; only the daemon writes, and replaces whole values.
-    recent.entry = unsafe { *entry };
-    recent.epoch = epoch;
-    Some(())
-}
 
 /// Everything that arrives at the front.
 pub fn ingress(skb: Skb) -> Step {
@@ -271,7 +204,7 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
                 skb.accept();
                 return Ok(Outcome::pass(Action::Challenge));
             }
-            Ingress::Release => return Ok(release(skb, segment)),
+            Ingress::Release => return Ok(release::release(skb, segment)),
             Ingress::Forget => {
                 if let Some(entry) = processing {
                     forget_processing(flow, entry);
@@ -323,38 +256,6 @@ fn begin(
     CONNECTIONS
         .insert(&key, &new, 0)
         .map_err(|_| DropReason::TableFull)
-}
-
-/// Forgets a connection that is over and sends the SYN that follows it to the node that inspected it.
-#[inline(never)]
-fn release(skb: Skb, segment: &Segment) -> Outcome {
-    outcome(|| {
-        let Segment { ip, flow, .. } = segment;
-        let (Some(entry), Some(settings)) = (entry(flow, role::PROCESSING), settings()) else {
-            return Err(DropReason::NotOwner);
-        };
-        let (peer_mac, own_mac) = (entry.peer_mac, entry.own_mac);
-        let old = entry.client_isn;
-        forget_processing(flow, entry);
-        let room = syn_room()?;
-        seal_release(segment, old, settings, room);
-        insert_ip_option(skb, ip, &room.release_room.bytes)?;
-        skb.set_macs(&peer_mac, &own_mac)?;
-        Ok(Outcome::redirect(Action::Released, skb.send(settings.back)))
-    })
-}
-
-/// A function of its own, because the hash wants the stack for itself.
-#[inline(never)]
-fn seal_release(segment: &Segment, old: Seq, settings: &NodeSettings, room: &mut SynRoom) {
-    let (new, made) = (segment.tcp.header.seq, unix_seconds(settings));
-    release::emit(
-        &settings.tag_key,
-        &segment.flow,
-        [new, old],
-        made,
-        &mut room.release_room,
-    );
 }
 
 /// Everything that leaves at the front.

@@ -10,9 +10,9 @@ use dts_core::{
 
 use crate::{
     Outcome, Step,
+    entries::{entry, service},
     facts::{ownership, settings, socket},
     frame::{ETH, IPV4, Ip, Skb, TCP},
-    front::{entry, service},
     outcome,
 };
 

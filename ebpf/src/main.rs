@@ -5,8 +5,12 @@
 //!
 //! | Module | What |
 //! |---|---|
-//! | `front` | the clients' network: SYN ownership, inspector's port, translation, ARP, ICMP |
+//! | `front` | the clients' network: SYN ownership, inspector's port, translation |
+//! | `arp`, `icmp` | there, too |
 //! | `back` | the handover connections between nodes |
+//! | `handover_syn` | the SYN that begins one |
+//! | `release` | a SYN that one node sends on to another |
+//! | `entries` | a flow's entries, a port's service |
 //! | `sweep` | run by the daemon: which entries still have a socket |
 //! | `facts` | ring, lease, sockets, clocks |
 //! | `frame` | reading and rewriting packets |
@@ -16,11 +20,14 @@
 
 mod arp;
 mod back;
+mod entries;
 mod facts;
 mod frame;
 mod front;
+mod handover_syn;
 mod icmp;
 mod maps;
+mod release;
 mod sweep;
 
 use aya_ebpf::{

@@ -10,9 +10,9 @@ use dts_core::{
 };
 
 use crate::{
+    entries::{entry, forget_processing},
     facts::{ownership, socket},
     frame::{ETH, Skb},
-    front::{entry, forget_processing},
     maps::{CONNECTIONS, HANDOVERS, SWEEP_ROOM},
 };
 

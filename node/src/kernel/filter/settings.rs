@@ -1,0 +1,208 @@
+//! What the daemon tells the filter: node, lease, ring, VIPs, members, services.
+
+use std::time::Duration;
+
+use aya::maps::{HashMap, MapData};
+use dts_core::addr::Addr;
+use dts_core::entry::{
+    NodeSettings, RingState, ServiceAddr, ServiceEntry, ServiceKey, service_kind,
+};
+use dts_core::ring::{MAX_POINTS, RingHashSpec, RingPoint};
+
+use super::{Filter, FilterError, lock, map_error};
+use crate::kernel::shared::Raw;
+
+impl Filter {
+    /// Tells the filter about its node. The epoch of its services stays what it is.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn set_node(&self, settings: &NodeSettings) -> Result<(), FilterError> {
+        self.change_node(|old| NodeSettings {
+            services_epoch: old.services_epoch,
+            ..*settings
+        })
+    }
+
+    /// Replaces the node's settings by what `new` makes of them.
+    fn change_node(
+        &self,
+        new: impl FnOnce(NodeSettings) -> NodeSettings,
+    ) -> Result<(), FilterError> {
+        let mut map = lock(&self.node);
+        let old = map.get(&0, 0).map_err(map_error("NODE"))?.0;
+        map.set(0, Raw(new(old)), 0).map_err(map_error("NODE"))
+    }
+
+    /// What the filter was last told about its node.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn node(&self) -> Result<NodeSettings, FilterError> {
+        Ok(lock(&self.node).get(&0, 0).map_err(map_error("NODE"))?.0)
+    }
+
+    /// Lets this node accept new connections until `until`, a time of the monotonic clock; zero gives the
+    /// lease back.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn set_lease(&self, until: Duration) -> Result<(), FilterError> {
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        lock(&self.lease)
+            .set(0, until, 0)
+            .map_err(map_error("LEASE"))
+    }
+
+    /// Until when this node accepts new connections, by the monotonic clock.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn lease(&self) -> Result<Duration, FilterError> {
+        Ok(Duration::from_nanos(
+            lock(&self.lease).get(&0, 0).map_err(map_error("LEASE"))?,
+        ))
+    }
+
+    /// Publishes a ring: the filter uses it whole, from one packet to the next.
+    ///
+    /// `node` is this node's number in the points.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update. The old ring stays in use then.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`MAX_POINTS`] points, which the configuration excludes.
+    pub fn publish_ring(
+        &self,
+        node: u32,
+        epoch: u64,
+        hash: RingHashSpec,
+        points: &[RingPoint],
+    ) -> Result<(), FilterError> {
+        let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
+        assert!(count <= MAX_POINTS, "a ring of {count} points");
+        let mut published = lock(&self.ring_bank);
+        let bank = 1 - (published.get(&0, 0).map_err(map_error("RING_BANK"))? & 1);
+        let mut all = lock(&self.ring_points);
+        for (index, point) in (bank * MAX_POINTS..).zip(points) {
+            all.set(index, Raw(*point), 0)
+                .map_err(map_error("RING_POINTS"))?;
+        }
+        let state = RingState {
+            hash,
+            epoch,
+            count,
+            node,
+        };
+        lock(&self.ring)
+            .set(bank, Raw(state), 0)
+            .map_err(map_error("RING"))?;
+        published.set(0, bank, 0).map_err(map_error("RING_BANK"))
+    }
+
+    /// The published ring's epoch; 0 when none has been published.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn ring_epoch(&self) -> Result<u64, FilterError> {
+        let bank = lock(&self.ring_bank)
+            .get(&0, 0)
+            .map_err(map_error("RING_BANK"))?
+            & 1;
+        Ok(lock(&self.ring)
+            .get(&bank, 0)
+            .map_err(map_error("RING"))?
+            .0
+            .epoch)
+    }
+
+    /// Replaces the set of VIPs.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_vips(&self, vips: &[Addr]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = vips.iter().map(|vip| (Raw(*vip), 1)).collect();
+        replace("VIPS", &mut lock(&self.vips), &wanted, |a, b| a.0 == b.0)
+    }
+
+    /// Replaces the set of members' back addresses.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_members(&self, members: &[Addr]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = members.iter().map(|member| (Raw(*member), 1)).collect();
+        replace("MEMBERS", &mut lock(&self.members), &wanted, |a, b| {
+            a.0 == b.0
+        })
+    }
+
+    /// Replaces the set of services.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an update.
+    pub fn set_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
+        let replaced = self.replace_services(services);
+        // Afterwards: whoever sees the new epoch finds the new services. Also when only some were replaced.
+        self.change_node(|node| NodeSettings {
+            services_epoch: node.services_epoch.wrapping_add(1),
+            ..node
+        })?;
+        replaced
+    }
+
+    fn replace_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
+        let wanted: Vec<_> = services.iter().map(|(k, v)| (Raw(*k), Raw(*v))).collect();
+        replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| {
+            a.0 == b.0
+        })?;
+        let ids: Vec<_> = services
+            .iter()
+            .filter(|(_, entry)| entry.kind == service_kind::L7)
+            .map(|(key, entry)| {
+                (
+                    u32::from(entry.id),
+                    Raw(ServiceAddr {
+                        vip: key.vip,
+                        port: key.port,
+                    }),
+                )
+            })
+            .collect();
+        replace("SERVICE_IDS", &mut lock(&self.service_ids), &ids, |a, b| {
+            a == b
+        })
+    }
+}
+
+/// Makes a map hold exactly `wanted`: new values first, then what is no longer wanted is removed.
+fn replace<K: aya::Pod, V: aya::Pod>(
+    name: &'static str,
+    map: &mut HashMap<MapData, K, V>,
+    wanted: &[(K, V)],
+    same: impl Fn(&K, &K) -> bool,
+) -> Result<(), FilterError> {
+    for (key, value) in wanted {
+        map.insert(key, value, 0).map_err(map_error(name))?;
+    }
+    let present: Vec<K> = map
+        .keys()
+        .collect::<Result<_, _>>()
+        .map_err(map_error(name))?;
+    for key in present {
+        if !wanted.iter().any(|(k, _)| same(k, &key)) {
+            map.remove(&key).map_err(map_error(name))?;
+        }
+    }
+    Ok(())
+}
