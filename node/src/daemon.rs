@@ -6,9 +6,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use dts_core::addr::Addr;
@@ -34,7 +32,10 @@ use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
 use crate::worker::{self, Heartbeats, WorkerError};
 
+mod lease;
 mod source;
+
+use lease::Lease;
 
 /// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
 const SETTINGS_PERIOD: Duration = Duration::from_secs(5);
@@ -503,58 +504,6 @@ async fn keep_settings(daemon: Arc<Daemon>) {
         });
         if let Err(error) = told {
             tracing::error!("cannot tell the filter of its node: {error}");
-        }
-    }
-}
-
-/// The right to accept new connections, renewed by a thread of its own: it must neither lapse because
-/// the daemon is busy nor be kept when an inspector hangs.
-struct Lease {
-    filter: Arc<Filter>,
-    held: Arc<AtomicBool>,
-}
-
-impl Lease {
-    fn keep(
-        filter: Arc<Filter>,
-        length: Duration,
-        heartbeats: Heartbeats,
-    ) -> Result<Self, DaemonError> {
-        let held = Arc::new(AtomicBool::new(true));
-        let lease = Self {
-            filter: Arc::clone(&filter),
-            held: Arc::clone(&held),
-        };
-        let mut healthy = true;
-        thread::Builder::new()
-            .name("lease".to_owned())
-            .spawn(move || {
-                while held.load(Ordering::Acquire) {
-                    let well = heartbeats.all_within(length.max(Duration::from_secs(1)));
-                    if well != healthy {
-                        healthy = well;
-                        tracing::error!(well, "an inspector hangs, or answers again");
-                    }
-                    let until = Duration::from_nanos(clock::monotonic_ns()) + length;
-                    if well && let Err(error) = filter.set_lease(until) {
-                        tracing::error!("cannot renew the lease: {error}");
-                    }
-                    thread::sleep(length / 5);
-                }
-            })
-            .map_err(|source| DaemonError::System {
-                doing: "start a thread",
-                source,
-            })?;
-        Ok(lease)
-    }
-
-    fn give_back(self) {
-        self.held.store(false, Ordering::Release);
-        // The thread may be about to renew it once more; it is only a second or so then.
-        thread::sleep(Duration::from_millis(5));
-        if let Err(error) = self.filter.set_lease(Duration::ZERO) {
-            tracing::error!("cannot give the lease back: {error}");
         }
     }
 }
