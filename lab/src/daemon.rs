@@ -135,6 +135,9 @@ impl Lab {
         command
             .args(["node", "--config"])
             .arg(self.daemon_config(node));
+        if let Some(log) = &self.spec().cluster.log {
+            command.args(["--log", log]);
+        }
         self.spawn_tagged(Place::Node(node), TAG, &command)
             .map(Some)
     }

@@ -98,6 +98,8 @@ pub struct ClusterSpec {
     pub ring_toml: String,
     /// The `[[service]]` tables; `None` is [`ClusterSpec::default_services`].
     pub services_toml: Option<String>,
+    /// What the daemons log, as in `dts node --log`; `None` is their default.
+    pub log: Option<String>,
 }
 
 /// A namespace of the lab.
@@ -268,6 +270,7 @@ impl Default for ClusterSpec {
             cluster_toml: String::new(),
             ring_toml: String::new(),
             services_toml: None,
+            log: None,
         }
     }
 }

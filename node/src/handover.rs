@@ -63,14 +63,14 @@ pub enum HandoverError {
     #[error("the client closed or reset the connection")]
     ClientGone,
     /// The target reset the connection while it took the request.
-    #[error("the target reset the connection before it had the whole request")]
-    ResetByTarget,
+    #[error("the target reset the connection before it had the whole request: {0}")]
+    ResetByTarget(io::Error),
     /// The target did not take the whole request in time.
     #[error("the target did not acknowledge the whole request within {0:?}")]
     Incomplete(Duration),
     /// This node could not make the handover connection.
-    #[error("cannot open a handover connection")]
-    Local(#[source] io::Error),
+    #[error("cannot open a handover connection: {0}")]
+    Local(io::Error),
 }
 
 impl HandoverError {
@@ -122,7 +122,7 @@ impl HandoverCounters {
             HandoverError::Refused => &self.refused,
             HandoverError::Unreachable(_) => &self.unreachable,
             HandoverError::ClientGone => &self.client_gone,
-            HandoverError::ResetByTarget => &self.reset,
+            HandoverError::ResetByTarget(_) => &self.reset,
             HandoverError::Incomplete(_) => &self.incomplete,
             HandoverError::Local(_) => &self.local,
         }
@@ -394,7 +394,7 @@ impl Handovers {
         };
         match outcome {
             Ok(Ok(())) => carrier.close().map_err(HandoverError::Local),
-            Ok(Err(_)) => Err(HandoverError::ResetByTarget),
+            Ok(Err(e)) => Err(HandoverError::ResetByTarget(e)),
             Err(_) => {
                 carrier.abort();
                 Err(HandoverError::Incomplete(COMPLETION))

@@ -211,6 +211,22 @@ impl Deref for Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// Says what the daemons said when a case fails.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for node in self.nodes() {
+                let log = fs::read_to_string(self.daemon_log(node)).unwrap_or_default();
+                let from = log.lines().count().saturating_sub(40);
+                eprintln!("n{node} logged:");
+                log.lines()
+                    .skip(from)
+                    .for_each(|line| eprintln!("  {line}"));
+            }
+        }
+    }
+}
+
 /// A line of `ss -Htan`.
 #[derive(Debug)]
 struct Socket {

@@ -107,14 +107,22 @@ impl<'a> Carrier<'a> {
         if self.socket()?.peer_addr().is_ok() {
             return Ok(true);
         }
-        match timeout(patience, self.wait(Interest::WRITABLE)).await {
+        match timeout(patience, self.connected()).await {
             Err(_) => Ok(false),
-            Ok(ready) => {
-                ready?;
-                match self.socket()?.take_error()? {
-                    None => Ok(true),
-                    Some(error) => Err(error),
-                }
+            Ok(connected) => connected.map(|()| true),
+        }
+    }
+
+    /// Waits until the connection is made.
+    async fn connected(&mut self) -> io::Result<()> {
+        loop {
+            self.wait(Interest::WRITABLE).await?;
+            if let Some(error) = self.socket()?.take_error()? {
+                return Err(error);
+            }
+            // Whoever waits may be woken for nothing.
+            if self.socket()?.peer_addr().is_ok() {
+                return Ok(());
             }
         }
     }
