@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod cookie;
 pub mod decide;
 pub mod entry;
 pub mod handover;
