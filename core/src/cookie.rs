@@ -49,9 +49,9 @@ pub const SLOTS_OF_A_KEY: u64 = 1 << 12;
 
 /// The segment sizes, in bytes, that a cookie can tell.
 ///
-/// 88 is the least that Linux's TCP sends, 536 and 1220 are what a client without the option takes (RFC 9293 §3.7.1;
-/// IPv6), 1360 fits most tunnels, 1440 and 1460 are Ethernet's, 4036 and 8940 those of larger frames.
-pub const MSS_CLASSES: [u16; 8] = [88, 536, 1220, 1360, 1440, 1460, 4036, 8940];
+/// 536 and 1220 are what a client without the option takes (RFC 9293 §3.7.1; IPv6), and the least that the kernel makes
+/// a socket of; 1300 to 1400 fit most tunnels, 1440 and 1460 are Ethernet's, 8940 that of jumbo frames.
+pub const MSS_CLASSES: [u16; 8] = [536, 1220, 1300, 1360, 1400, 1440, 1460, 8940];
 
 /// No window scaling, where a scale stands.
 const UNSCALED: u32 = 15;
@@ -82,10 +82,17 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// What is agreed with a client that sends this SYN: all that it offers, as far as a cookie can tell.
+    /// What is agreed with a client that sends this SYN: all that it offers, as far as a cookie can tell. `None` when it
+    /// takes only segments that are too small for the kernel's part.
     #[inline(always)]
     #[must_use]
-    pub const fn of_syn(header: &TcpHeader, options: &OptionScan, v6: bool) -> Self {
+    pub const fn of_syn(header: &TcpHeader, options: &OptionScan, v6: bool) -> Option<Self> {
+        let least = if v6 { MSS_CLASSES[1] } else { MSS_CLASSES[0] } as u32;
+        let mss = match options.mss {
+            0 => least,
+            mss if mss < least => return None,
+            mss => mss,
+        };
         let mut agreed = 0;
         if options.sack_permitted != 0 {
             agreed |= AGREED_SACK;
@@ -101,16 +108,11 @@ impl Terms {
             agreed |= AGREED_SCALE;
             client_scale = (options.scale & 0x0f) as u8;
         }
-        let mss = match options.mss {
-            0 if v6 => 1220,
-            0 => 536,
-            mss => mss,
-        };
-        Self {
+        Some(Self {
             mss: class_size(class(mss)),
             agreed,
             client_scale,
-        }
+        })
     }
 
     #[inline(always)]

@@ -50,6 +50,10 @@ fn syn(isn: u32, flags: u8) -> TcpHeader {
     }
 }
 
+fn offered(flags: u8, options: OptionScan) -> Terms {
+    Terms::of_syn(&syn(1, flags), &options, false).unwrap()
+}
+
 /// The segment with which a client answers.
 fn answer(client_isn: Seq, to: &SynAck) -> TcpHeader {
     TcpHeader {
@@ -133,7 +137,7 @@ proptest! {
 #[test]
 fn another_flow_or_key_has_another_cookie() {
     let made = slot(NOW);
-    let terms = Terms::of_syn(&syn(7, 0), &options(Some(1460), true, true, Some(7)), false);
+    let terms = offered(0, options(Some(1460), true, true, Some(7)));
     let sent = make(&KEY, &flow(), (Seq(7), &terms), made, 0);
     let header = answer(Seq(7), &sent);
     let with = |flow: &FlowKey, key: &[u8; 16]| {
@@ -166,7 +170,7 @@ fn another_flow_or_key_has_another_cookie() {
 #[test]
 fn a_key_is_asked_for_by_the_slot_of_the_syn() {
     let made = SLOTS_OF_A_KEY * 3 - 1;
-    let terms = Terms::of_syn(&syn(7, 0), &options(None, false, false, None), false);
+    let terms = offered(0, options(None, false, false, None));
     let sent = make(&KEY, &flow(), (Seq(7), &terms), made, 0);
     let header = answer(Seq(7), &sent);
     let mut asked = Vec::new();
@@ -183,7 +187,7 @@ fn a_key_is_asked_for_by_the_slot_of_the_syn() {
 
 #[test]
 fn what_a_syn_offers_is_agreed() {
-    let of = |flags, options| Terms::of_syn(&syn(1, flags), &options, false);
+    let of = offered;
     assert_eq!(
         of(ECE | CWR, options(Some(1460), true, true, Some(10))),
         Terms {
@@ -215,25 +219,31 @@ fn what_a_syn_offers_is_agreed() {
 
 #[test]
 fn sizes_are_rounded_down() {
-    let of = |mss, v6| Terms::of_syn(&syn(1, 0), &options(mss, false, false, None), v6).mss;
+    let of = |mss, v6| {
+        let options = options(mss, false, false, None);
+        Terms::of_syn(&syn(1, 0), &options, v6).map(|terms| terms.mss)
+    };
     for (mss, class) in [
-        (1, 88),
-        (88, 88),
-        (535, 88),
         (536, 536),
         (1219, 536),
-        (1359, 1220),
+        (1220, 1220),
+        (1359, 1300),
         (1380, 1360),
+        (1412, 1400),
         (1452, 1440),
         (1459, 1440),
         (1460, 1460),
+        (8939, 1460),
         (8960, 8940),
         (65_535, 8940),
     ] {
-        assert_eq!(of(Some(mss), false), class, "{mss}");
+        assert_eq!(of(Some(mss), false), Some(class), "{mss}");
     }
-    assert_eq!(of(None, false), 536);
-    assert_eq!(of(None, true), 1220);
+    assert_eq!(of(None, false), Some(536));
+    assert_eq!(of(None, true), Some(1220));
+    assert_eq!(of(Some(535), false), None);
+    assert_eq!(of(Some(1), false), None);
+    assert_eq!(of(Some(1219), true), None);
 }
 
 /// The layouts, once and for all: nodes of two releases must read each other's. The numbers are from a program of its
@@ -254,12 +264,12 @@ fn vectors() {
     assert_eq!(made & 3, 2);
     let of = |terms| make(&KEY, &flow(), (Seq(0x1234_5678), terms), made, 1000);
     let (all, few) = (of(&all), of(&few));
-    // Slot 2, class 5.
-    assert_eq!(all.isn.0 >> 27, 2 << 3 | 5);
+    // Slot 2, class 6.
+    assert_eq!(all.isn.0 >> 27, 2 << 3 | 6);
     // 1000 is 15 * 64 + 40, and the options make 55: the last value before that has them.
     assert_eq!(all.tsval, Some(14 * 64 + 55));
-    // Slot 2, class 1, scale 15, SACK.
-    assert_eq!(few.isn.0 >> 22, 2 << 8 | 1 << 5 | 15 << 1 | 1);
+    // Slot 2, class 0, scale 15, SACK.
+    assert_eq!(few.isn.0 >> 22, 2 << 8 | 15 << 1 | 1);
     assert_eq!(few.tsval, None);
-    assert_eq!([all.isn.0, few.isn.0], [0xa92c_2a50, 0x8fd0_37cc]);
+    assert_eq!([all.isn.0, few.isn.0], [0xb66d_8e52, 0x87ef_95dc]);
 }
