@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
-pub mod cookie;
 pub mod decide;
 pub mod entry;
 pub mod handover;
