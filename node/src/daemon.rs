@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 
 use crate::admin::{self, Claim, ClaimError};
 use crate::config::{Config, ConfigError, Diagnostic, Mode, Secret, SecretError};
@@ -27,21 +27,15 @@ use crate::kernel::filter::pin_path;
 use crate::kernel::host::{
     Applied, Host, HostError, HostSpec, clock, prepare_bpf, require_privileges,
 };
-use crate::kernel::socket::interface_is_up;
 use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
 use crate::worker::{self, Heartbeats, WorkerError};
 
 mod lease;
 mod source;
+mod upkeep;
 
 use lease::Lease;
-
-/// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
-const SETTINGS_PERIOD: Duration = Duration::from_secs(5);
-
-/// How often the interfaces are looked at.
-const LINK_PERIOD: Duration = Duration::from_millis(500);
 
 /// How long a daemon that was told to end waits for the handovers it has begun.
 const GRACE: Duration = Duration::from_secs(2);
@@ -161,8 +155,8 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
     tokio::spawn(Arc::new(housekeeper).run());
     let handovers = Arc::clone(&daemon.handovers);
     tokio::spawn(async move { handovers.tidy_for_ever().await });
-    tokio::spawn(keep_settings(Arc::clone(&daemon)));
-    tokio::spawn(keep_host(Arc::clone(&daemon)));
+    tokio::spawn(upkeep::keep_settings(Arc::clone(&daemon)));
+    tokio::spawn(upkeep::keep_host(Arc::clone(&daemon)));
     let lease = Lease::keep(Arc::clone(&daemon.filter), lease, heartbeats)?;
     let listener = claim.listen()?;
     tokio::spawn(admin::serve(listener, Arc::clone(&daemon) as _));
@@ -464,48 +458,6 @@ fn tell_filter(
     )?;
     filter.set_vips(&vips)?;
     Ok(())
-}
-
-/// Sets the host up again when an interface comes back: the kernel takes routes away with it.
-async fn keep_host(daemon: Arc<Daemon>) {
-    let mut ticks = interval(LINK_PERIOD);
-    let mut up = true;
-    loop {
-        ticks.tick().await;
-        let Attachment { front, back, .. } = &daemon.attachment;
-        let was_up = std::mem::replace(&mut up, interface_is_up(front) && interface_is_up(back));
-        if was_up == up {
-            continue;
-        }
-        tracing::warn!(up, "front or back changed its state");
-        if up && let Err(error) = apply_host(&daemon.current()).await {
-            tracing::error!("cannot set the host up again: {error}");
-            // Another try in the next period.
-            up = false;
-        }
-    }
-}
-
-/// Tells the filter the time of day now and then.
-async fn keep_settings(daemon: Arc<Daemon>) {
-    let filter = &daemon.filter;
-    let mut ticks = interval(SETTINGS_PERIOD);
-    loop {
-        ticks.tick().await;
-        let told = filter.node().and_then(|node| {
-            let changed = NodeSettings {
-                clock_offset: clock::unix_offset(),
-                ..node
-            };
-            if node == changed {
-                return Ok(());
-            }
-            filter.set_node(&changed)
-        });
-        if let Err(error) = told {
-            tracing::error!("cannot tell the filter of its node: {error}");
-        }
-    }
 }
 
 /// Whether something listens where the service's server should, as `/proc` tells.

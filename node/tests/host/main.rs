@@ -3,20 +3,21 @@
 mod net;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use dts_node::kernel::host::{Host, HostError, HostSpec, prepare_bpf, require_privileges};
-use net::{BACK, CLIENT, FRONT, Namespace, Net, SELF, VIP, block_on, spec, wait_until};
+use net::{
+    BACK, CLIENT, FRONT, Net, SELF, VIP, block_on, exchange, link_address, mac, send, spec,
+    wait_until,
+};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 101);
-const TIMEOUT: Duration = Duration::from_secs(5);
 const ARP_IGNORE: &str = "net/ipv4/conf/eth0/arp_ignore";
 const ARP_ANNOUNCE: &str = "net/ipv4/conf/eth0/arp_announce";
 
@@ -492,43 +493,4 @@ fn futures_are_send() {
     fn check(_: impl Send) {}
     check(Host::apply(&spec(), Path::new("")));
     check(Host::restore(Path::new("")));
-}
-
-/// One connection with a byte each way; the client's address as the server and as the client see
-/// it.
-fn exchange(server: &Namespace, client: &Namespace, to: Ipv4Addr) -> (SocketAddr, SocketAddr) {
-    let listener = server.within(|| TcpListener::bind((to, 0)).expect("the address"));
-    let port = listener.local_addr().expect("an address").port();
-    let mut here = client
-        .within(|| TcpStream::connect_timeout(&(to, port).into(), TIMEOUT).expect("a connection"));
-    let (mut there, seen) = listener.accept().expect("a connection");
-    for stream in [&there, &here] {
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-    }
-    let mut byte = [0];
-    here.write_all(b"?").expect("sent");
-    there.read_exact(&mut byte).expect("received");
-    there.write_all(b"!").expect("sent");
-    here.read_exact(&mut byte).expect("received");
-    assert_eq!(byte, *b"!");
-    assert_eq!(here.peer_addr().expect("connected").ip(), to);
-    (seen, here.local_addr().expect("an address"))
-}
-
-/// One datagram that nobody waits for.
-fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr) {
-    namespace.within(|| {
-        let socket = UdpSocket::bind((from, 0)).expect("the address");
-        socket.send_to(b"?", (to, 9)).expect("sent");
-    });
-}
-
-fn link_address(namespace: &Namespace, interface: &str) -> String {
-    let line = namespace.ip(&format!("-brief link show dev {interface}"));
-    let address = line.split_ascii_whitespace().nth(2).expect("an address");
-    address.to_owned()
-}
-
-fn mac(bytes: [u8; 6]) -> String {
-    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }

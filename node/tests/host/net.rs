@@ -7,7 +7,8 @@
 //! ```
 
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -23,6 +24,9 @@ pub(crate) const BACK: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 11);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub(crate) const SELF: Ipv4Addr = Ipv4Addr::new(169, 254, 68, 84);
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+
+/// How long a connection may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -227,4 +231,47 @@ fn run(command: &mut Command) -> String {
         "{command:?} (these tests need root): {errors}"
     );
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// One connection with a byte each way; the client's address as the server and as the client see
+/// it.
+pub(crate) fn exchange(
+    server: &Namespace,
+    client: &Namespace,
+    to: Ipv4Addr,
+) -> (SocketAddr, SocketAddr) {
+    let listener = server.within(|| TcpListener::bind((to, 0)).expect("the address"));
+    let port = listener.local_addr().expect("an address").port();
+    let mut here = client
+        .within(|| TcpStream::connect_timeout(&(to, port).into(), TIMEOUT).expect("a connection"));
+    let (mut there, seen) = listener.accept().expect("a connection");
+    for stream in [&there, &here] {
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    }
+    let mut byte = [0];
+    here.write_all(b"?").expect("sent");
+    there.read_exact(&mut byte).expect("received");
+    there.write_all(b"!").expect("sent");
+    here.read_exact(&mut byte).expect("received");
+    assert_eq!(byte, *b"!");
+    assert_eq!(here.peer_addr().expect("connected").ip(), to);
+    (seen, here.local_addr().expect("an address"))
+}
+
+/// One datagram that nobody waits for.
+pub(crate) fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr) {
+    namespace.within(|| {
+        let socket = UdpSocket::bind((from, 0)).expect("the address");
+        socket.send_to(b"?", (to, 9)).expect("sent");
+    });
+}
+
+pub(crate) fn link_address(namespace: &Namespace, interface: &str) -> String {
+    let line = namespace.ip(&format!("-brief link show dev {interface}"));
+    let address = line.split_ascii_whitespace().nth(2).expect("an address");
+    address.to_owned()
+}
+
+pub(crate) fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
