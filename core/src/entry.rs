@@ -3,6 +3,8 @@
 //! Every type here is `repr(C)` without padding, and its size is asserted: the kernel compares keys
 //! byte by byte, and both sides read the same bytes. Numbers are in host byte order.
 
+pub mod adoption;
+
 use crate::addr::{Addr, FlowKey};
 use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
 use crate::seq::Seq;
@@ -10,13 +12,20 @@ use crate::seq::Seq;
 /// The version of all layouts in this file and of the maps that hold them.
 ///
 /// Maps of another version, left by another release's daemon, are not touched: `dts detach` removes them.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 // `STATS` has a place for each.
 const _: () = assert!(
-    crate::verdict::COUNTERS == 52,
+    crate::verdict::COUNTERS == 68,
     "a new counter is a new layout"
 );
+
+/// The number of a helper that no kernel has. The loader makes calls of it calls of the kernel's function
+/// `bpf_sk_assign_tcp_reqsk`.
+pub const ASSIGN_TCP_REQSK: u32 = 0x7fff_0001;
+
+/// The mark of a segment that the daemon sends on at the back.
+pub const SEND_ON: u32 = 0x4454_5304;
 
 /// Which part a node plays for a flow. One node can play both.
 pub mod role {
@@ -231,10 +240,12 @@ pub struct ServiceKey {
 pub mod service_kind {
     /// The public port of a service that the ring alone decides.
     pub const L4: u32 = 1;
-    /// The public port of a service whose requests are inspected.
+    /// The public port of a service whose requests are inspected and whose connections are spliced.
     pub const L7: u32 = 2;
     /// The inspector's port of such a service.
     pub const INSPECTOR: u32 = 3;
+    /// The public port of a service whose requests are inspected and whose connections are adopted.
+    pub const ADOPT: u32 = 4;
 }
 
 /// A service, under its public and under its inspector's port. Value of the map `SERVICES`.
@@ -247,9 +258,14 @@ pub struct ServiceEntry {
     pub id: u16,
     /// The inspector's port under the public one, the public port under the inspector's.
     pub other_port: u16,
-    /// Under the inspector's port: how many bytes of a request the inspector takes. A client is told of no window
-    /// beyond them.
+    /// How many bytes of a request the inspector takes. A client is told of no window beyond them.
     pub most: u32,
+    /// Under the public port: [`adoption::rules`] bits.
+    pub rules: u32,
+    /// The number of the rules' table for hosts that no rule names.
+    pub table: u32,
+    /// The default target's [`adoption::ruling`].
+    pub default: u32,
 }
 
 /// A service's address, under its id. Value of the map `SERVICE_IDS`.
@@ -282,10 +298,27 @@ pub struct NodeSettings {
     pub handover_port: u32,
     /// The front interface's link address.
     pub front_mac: [u8; 6],
-    /// Unused.
-    pub reserved: [u8; 2],
+    /// The back interface's link address.
+    pub back_mac: [u8; 6],
+    /// The maximum segment size that answered SYNs announce, in bytes: a segment of it has room for an adoption's
+    /// option on the back network.
+    pub announced_mss: u16,
+    /// The window scale that answered SYNs announce.
+    pub announced_scale: u8,
+    /// The bank of the published request ring: 0 or 1.
+    pub request_bank: u8,
     /// Changes whenever services do: what a processor remembers of them holds for one value only.
     pub services_epoch: u32,
+    /// [`setting`] bits.
+    pub flags: u32,
+    /// Unused.
+    pub reserved: u32,
+}
+
+/// Bits of [`NodeSettings::flags`].
+pub mod setting {
+    /// The back's reverse path filter is strict: clients' segments must arrive at the front.
+    pub const DETOUR: u32 = 1;
 }
 
 /// A service that a processor has seen lately. Value of the map `RECENT_SERVICES`.
@@ -350,6 +383,14 @@ pub mod sweep {
     pub const NO_SOCKET: u32 = 5;
     /// Result: the entry was marked as asked.
     pub const MARKED: u32 = 6;
+    /// Role: a listener, at the flow's local end.
+    pub const LISTENER: u32 = 3;
+    /// Role: the server's socket of the flow.
+    pub const SOCKET: u32 = 4;
+    /// Result: there is a listener.
+    pub const LISTENS: u32 = 7;
+    /// Result: there is one that speaks MPTCP.
+    pub const LISTENS_MPTCP: u32 = 8;
     /// Request: delete the entry when it has no socket.
     pub const DELETE: u32 = 1;
     /// Request: delete the entry whatever its socket does.
@@ -366,10 +407,10 @@ const _: () = {
     assert!(size_of::<Handover>() == 64);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<ServiceKey>() == 20);
-    assert!(size_of::<ServiceEntry>() == 12);
+    assert!(size_of::<ServiceEntry>() == 24);
     assert!(size_of::<ServiceAddr>() == 20);
-    assert!(size_of::<NodeSettings>() == 80);
+    assert!(size_of::<NodeSettings>() == 96);
     assert!(size_of::<RingState>() == 40);
     assert!(size_of::<SweepRecord>() == 48);
-    assert!(size_of::<RecentService>() == 36);
+    assert!(size_of::<RecentService>() == 48);
 };

@@ -34,6 +34,7 @@
 //! The tag is a truncated SipHash-2-4 under a key derived from the cluster secret. It covers the
 //! option, the three numbers and both ends of the handover connection.
 
+pub mod adoption;
 pub mod release;
 
 use crate::addr::Addr;

@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod cookie;
 pub mod decide;
 pub mod entry;
 pub mod handover;
+pub mod head;
 pub mod md5;
 pub mod notice;
+pub mod response;
 pub mod ring;
 pub mod segment;
 pub mod seq;

@@ -39,8 +39,10 @@ pub enum Kind {
     /// The sender has taken note of an [`Ended`](Self::Ended).
     Noted,
     /// Does the receiver have these connections still? Answered by an [`Ended`](Self::Ended) of those it
-    /// has not.
+    /// has not, and a [`Here`](Self::Here) of the others.
     Question,
+    /// The sender's server has these connections.
+    Here,
 }
 
 /// A connection: its flow, and the client's initial sequence number.
@@ -100,6 +102,7 @@ impl Notice {
             Kind::Ended => 1,
             Kind::Noted => 2,
             Kind::Question => 3,
+            Kind::Here => 4,
         };
         b[6..8].copy_from_slice(&(self.count as u16).to_be_bytes());
         b[8..16].copy_from_slice(&now.to_be_bytes());
@@ -132,6 +135,7 @@ impl Notice {
             (Some(&MAGIC), VERSION, 1) => Kind::Ended,
             (Some(&MAGIC), VERSION, 2) => Kind::Noted,
             (Some(&MAGIC), VERSION, 3) => Kind::Question,
+            (Some(&MAGIC), VERSION, 4) => Kind::Here,
             _ => return Err(Refusal::Malformed),
         };
         let count = usize::from(u16::from_be_bytes([header[6], header[7]]));
@@ -194,7 +198,12 @@ mod tests {
     }
 
     fn any_kind() -> impl Strategy<Value = Kind> {
-        prop_oneof![Just(Kind::Ended), Just(Kind::Noted), Just(Kind::Question)]
+        prop_oneof![
+            Just(Kind::Ended),
+            Just(Kind::Noted),
+            Just(Kind::Question),
+            Just(Kind::Here)
+        ]
     }
 
     proptest! {

@@ -128,6 +128,17 @@ const _: () = assert!(size_of::<RingHashSpec>() == 24);
 impl RingHashSpec {
     /// `kind` of a keyed ring. Every other value is MD5.
     const SIPHASH: u32 = 1;
+
+    /// The key, where SipHash is used.
+    #[inline(always)]
+    #[must_use]
+    pub const fn siphash_key(&self) -> Option<&[u8; 16]> {
+        if self.kind == Self::SIPHASH {
+            Some(&self.key)
+        } else {
+            None
+        }
+    }
 }
 
 impl From<RingHash> for RingHashSpec {

@@ -53,6 +53,39 @@ fn hash(key: &[u8; 16], data: &[u8]) -> u64 {
     state.finish()
 }
 
+/// SipHash-2-4 of a message that is at hand eight bytes at a time: for the kernel's bounded loops.
+#[derive(Clone, Copy, Debug)]
+pub struct Incremental(State);
+
+impl Incremental {
+    /// A hash of nothing yet.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(key: &[u8; 16]) -> Self {
+        Self(State::new(key))
+    }
+
+    /// Mixes in the next eight bytes, the first one lowest. `left` says how many bytes of the message, which has `len`
+    /// in all, were not mixed in before: with less than eight of them, none perhaps, this is the last call.
+    #[inline(always)]
+    pub fn absorb(&mut self, word: u64, left: u32, len: u32) {
+        let word = if left < 8 {
+            word & ((1 << (8 * left)) - 1) | (len as u64) << 56
+        } else {
+            word
+        };
+        self.0.absorb(word);
+    }
+
+    /// The hash, after the last call of [`absorb`](Self::absorb).
+    #[inline(always)]
+    #[must_use]
+    pub fn finish(self) -> u64 {
+        self.0.finish()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 struct State {
     v0: u64,
     v1: u64,

@@ -76,6 +76,22 @@ counted! {
         UnknownHandover = "unknown_handover",
         /// A late segment of a handover connection that needs no answer.
         AfterHandover = "after_handover",
+        /// A segment to an adopting service that answers no SYN-ACK of this cluster's, or one that is too old.
+        BadCookie = "bad_cookie",
+        /// A repeated request of a connection that this node's server has had already.
+        DuplicateRequest = "duplicate_request",
+        /// What a server still sent on a connection whose next request another node has.
+        MovedAway = "moved_away",
+        /// A segment of a connection that the inspector has turned away.
+        Rejected = "rejected",
+        /// A segment for a node whose link address is not known yet.
+        NoNeighbour = "no_neighbour",
+        /// A request for the daemon's inspector while the daemon is behind or gone.
+        InspectorBusy = "inspector_busy",
+        /// A request while the server's queue of connections to be accepted is full.
+        QueueFull = "queue_full",
+        /// The kernel refused to make a socket of a client's segment.
+        NotAdopted = "not_adopted",
         /// A helper call of the kernel failed in the middle of a rewrite.
         RewriteFailed = "rewrite_failed",
     }
@@ -129,6 +145,22 @@ counted! {
         /// What a server's socket of an older connection of the flow says to a handover SYN, made the reset that ends
         /// it.
         StaleReset = "stale_reset",
+        /// A SYN that the filter answered with a cookie.
+        SynAnswered = "syn_answered",
+        /// A client's FIN without a request, answered by the filter.
+        FinAnswered = "fin_answered",
+        /// A client's segment for the daemon's inspector, which acknowledges nothing.
+        Inquired = "inquired",
+        /// A client's segment sent on to the node whose server shall have it.
+        SentOn = "sent_on",
+        /// A client's first segment given to the server's listener: the kernel makes a socket of it.
+        Adopted = "adopted",
+        /// A request of a connection that this node's server has, given to another node. Here the connection ends.
+        MovedOn = "moved_on",
+        /// A request that no server of this node's takes: back to the node that sent it on, or reset by the kernel.
+        Refused = "refused",
+        /// A request that no server takes: its client reset.
+        ResetClient = "reset_client",
         /// An ARP request for a VIP, answered with the multicast address.
         ArpReply = "arp_reply",
         /// An ARP packet of this node's own that named a VIP: sender address rewritten.

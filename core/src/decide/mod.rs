@@ -5,9 +5,11 @@
 //! what socket there is) are asked for through [`Facts`], only when they matter.
 //!
 //! There is one module for each place where packets are met: [`front`] for the clients' network,
-//! [`back`] for the handover connections between nodes. [`shift`] has the rewrites that join the two
+//! [`back`] for the handover connections between nodes. [`adopt`] has the
+//! clients' segments to services whose connections are adopted. [`shift`] has the rewrites that join the two
 //! TCP connections of a splice (DTS §2.2).
 
+pub mod adopt;
 pub mod back;
 pub mod front;
 pub mod shift;

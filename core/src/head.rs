@@ -1,0 +1,490 @@
+//! The head of an HTTP/1 request, read byte by byte: as much of it as the filter decides by.
+//!
+//! Only *plain* heads are read: such that every parser reads in the same way. A head that is anything else, or does not
+//! end in the bytes at hand, is left to the daemon's inspector, so the two cannot differ. Plain is:
+//!
+//! - a method of capital letters, one space, a target that begins with `/` and has no byte but letters, digits and
+//!   ``-._~!$&'()*+,;=:@%/?``, one space, `HTTP/1.0` or `HTTP/1.1`, CR LF, and nothing before it;
+//! - where a host is asked for: headers whose names are letters, digits, `-` and `_`, whose values are printable ASCII,
+//!   spaces and tabs, each line ended by CR LF, not folded, at most [`MAX_HEADERS`]; and at most one `Host`, of letters,
+//!   digits, `-` and `.`, with a port or without.
+//!
+//! Where later requests of the connection may go elsewhere, the whole head is read as well, and [`Head::is_alone`] says
+//! whether the next request begins right behind it.
+//!
+//! The kernel's bounded loops call [`Head::step`], which reads a byte, or several where nothing but text is expected, and the loader sees to it that nothing is indexed
+//! out of bounds: every index is masked.
+
+/// How many bytes of a head are looked at: a power of two.
+pub const HEAD: usize = 2048;
+
+/// A head with more headers than this is not plain.
+pub const MAX_HEADERS: u32 = 100;
+
+/// A segment's data. Longer than [`HEAD`], so that an eight-byte read anywhere in it is inside.
+pub type Bytes = [u8; HEAD + 8];
+
+/// Where a scan is.
+mod at {
+    pub(super) const METHOD: u32 = 0;
+    pub(super) const SLASH: u32 = 1;
+    pub(super) const PATH: u32 = 2;
+    pub(super) const QUERY: u32 = 3;
+    pub(super) const VERSION: u32 = 4;
+    pub(super) const LINE_END: u32 = 5;
+    pub(super) const LINE: u32 = 6;
+    pub(super) const NAME: u32 = 7;
+    pub(super) const BEFORE_VALUE: u32 = 8;
+    pub(super) const VALUE: u32 = 9;
+    pub(super) const HOST: u32 = 10;
+    pub(super) const PORT: u32 = 11;
+    pub(super) const AFTER_HOST: u32 = 12;
+    pub(super) const VALUE_END: u32 = 13;
+    pub(super) const LAST: u32 = 14;
+    pub(super) const DONE: u32 = 15;
+    pub(super) const ODD: u32 = 16;
+}
+
+/// Kinds of bytes.
+mod is {
+    /// A capital letter.
+    pub(super) const CAPITAL: u8 = 1;
+    /// In a target's path or query.
+    pub(super) const TARGET: u8 = 2;
+    /// In a header's name.
+    pub(super) const NAME: u8 = 4;
+    /// In a header's value.
+    pub(super) const VALUE: u8 = 8;
+    /// In a host's name.
+    pub(super) const HOST: u8 = 16;
+    /// A digit.
+    pub(super) const DIGIT: u8 = 32;
+}
+
+/// What each byte is.
+static KINDS: [u8; 256] = kinds();
+
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        let mut kind = 0;
+        if b.is_ascii_uppercase() {
+            kind |= is::CAPITAL;
+        }
+        if b.is_ascii_alphanumeric() || among(b, b"-._~!$&'()*+,;=:@%/") {
+            kind |= is::TARGET;
+        }
+        if b.is_ascii_alphanumeric() || b == b'-' || b == b'_' {
+            kind |= is::NAME;
+        }
+        if b.is_ascii_graphic() || b == b' ' || b == b'\t' {
+            kind |= is::VALUE;
+        }
+        if b.is_ascii_alphanumeric() || b == b'-' || b == b'.' {
+            kind |= is::HOST;
+        }
+        if b.is_ascii_digit() {
+            kind |= is::DIGIT;
+        }
+        kinds[i] = kind;
+        i += 1;
+    }
+    kinds
+}
+
+const fn among(b: u8, set: &[u8]) -> bool {
+    let mut i = 0;
+    while i < set.len() {
+        if set[i] == b {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+/// The name whose value is the host.
+const HOST_NAME: u32 = u32::from_be_bytes(*b"host");
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Eight bytes from a place on, the first one lowest. The index is masked: it cannot panic.
+#[inline(always)]
+pub(crate) fn eight(bytes: &Bytes, at: u32) -> u64 {
+    let at = (at as usize) & (HEAD - 1);
+    let mut word = 0;
+    let mut i = 0;
+    while i < 8 {
+        word |= u64::from(bytes[at + i]) << (8 * i);
+        i += 1;
+    }
+    word
+}
+
+/// Whether one of the eight bytes is below `n`, which is 128 at the most.
+#[inline(always)]
+pub(crate) const fn has_below(word: u64, n: u8) -> bool {
+    word.wrapping_sub(ONES * n as u64) & !word & HIGH != 0
+}
+
+/// Whether one of the eight bytes is `byte`.
+#[inline(always)]
+pub(crate) const fn has_byte(word: u64, byte: u8) -> bool {
+    has_below(word ^ (ONES * byte as u64), 1)
+}
+
+/// Which of the eight bytes is the first that is `byte`: 0 to 7; 8 when none is.
+#[inline(always)]
+pub(crate) const fn first(word: u64, byte: u8) -> u32 {
+    let same = word ^ (ONES * byte as u64);
+    // A bit may be set behind the first one without reason, but never before it.
+    let mut marks = same.wrapping_sub(ONES) & !same & HIGH;
+    if marks == 0 {
+        return 8;
+    }
+    // By halves: eBPF has no instruction that counts zeros.
+    let mut at = 0;
+    if marks as u32 == 0 {
+        at += 4;
+        marks >>= 32;
+    }
+    if marks as u16 == 0 {
+        at += 2;
+        marks >>= 16;
+    }
+    if marks as u8 == 0 {
+        at += 1;
+    }
+    at
+}
+
+/// Whether all eight bytes are printable ASCII or spaces.
+#[inline(always)]
+const fn is_text(word: u64) -> bool {
+    word & HIGH == 0 && !has_below(word, b' ') && !has_byte(word, 0x7f)
+}
+
+/// The method whose answers have no body.
+const HEAD_METHOD: u32 = u32::from_be_bytes(*b"HEAD");
+
+/// The next step of a name's fingerprint.
+#[inline(always)]
+pub(crate) const fn mix(print: u32, byte: u8) -> u32 {
+    print.wrapping_mul(31).wrapping_add((byte | 0x20) as u32)
+}
+
+/// The fingerprint of a header's name, in lower case. A name that matters is never missed; one with the same fingerprint
+/// is only taken for it.
+pub(crate) const fn print(name: &[u8]) -> u32 {
+    let mut print = 0;
+    let mut i = 0;
+    while i < name.len() {
+        print = mix(print, name[i]);
+        i += 1;
+    }
+    print
+}
+
+/// The names of headers after which something other than the next request may follow.
+const FRAMING: [u32; 5] = [
+    print(b"content-length"),
+    print(b"transfer-encoding"),
+    print(b"upgrade"),
+    print(b"expect"),
+    print(b"http2-settings"),
+];
+
+/// A scan of a head. All positions are offsets into the data.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Head {
+    at: u32,
+    /// Whether the headers are to be read.
+    with_host: u32,
+    /// The next byte.
+    pub next: u32,
+    /// How many bytes there are.
+    limit: u32,
+    /// Where the target, path and query, begins.
+    pub target: u32,
+    /// Where the path ends.
+    pub path_end: u32,
+    /// Where the target ends.
+    pub target_end: u32,
+    /// Where the host begins; meaningful when it isn't empty.
+    pub host: u32,
+    /// Where the host ends, a dot at its end not counted.
+    pub host_end: u32,
+    /// The last four bytes: of the method or the version.
+    last: u32,
+    /// The fingerprint of a header's name.
+    print: u32,
+    /// Whether the next request may begin elsewhere than right behind the head.
+    framed: u32,
+    /// Whether the method is HEAD.
+    no_body: u32,
+    /// Whether the request line has been read.
+    line: u32,
+    /// Bytes since the beginning of the version or the name.
+    count: u32,
+    headers: u32,
+    hosts: u32,
+}
+
+impl Head {
+    /// A scan of `len` bytes that reads the request line, or, `with_host`, the whole head.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(with_host: bool, len: u32) -> Self {
+        Self {
+            with_host: with_host.into(),
+            limit: len,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all that was asked for has been read, and is plain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.at == at::DONE
+    }
+
+    /// Whether the request line, at least, has been read and is plain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_line(&self) -> bool {
+        self.line != 0
+    }
+
+    /// Whether a request of `len` bytes is this head and nothing else, so that the next request begins behind it, and the
+    /// connection goes on. To be asked only of a whole head that is plain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_alone(&self, len: u32) -> bool {
+        self.with_host != 0 && self.framed == 0 && self.next == len
+    }
+
+    /// Whether the answer to this request has no body, whatever its headers say.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asks_for_head(&self) -> bool {
+        self.no_body != 0
+    }
+
+    /// Reads the next byte, or several at once; `false` when there is nothing more to read.
+    #[inline(always)]
+    pub fn step(&mut self, bytes: &Bytes) -> bool {
+        if self.next >= self.limit {
+            return false;
+        }
+        if self.at == at::VALUE && self.next + 8 <= self.limit && is_text(eight(bytes, self.next)) {
+            self.next += 8;
+            return true;
+        }
+        let byte = bytes[(self.next as usize) & (HEAD - 1)];
+        let kind = KINDS[byte as usize];
+        let here = self.next;
+        self.next = here + 1;
+        self.at = match self.at {
+            at::METHOD => self.method(byte, kind),
+            at::SLASH if byte == b'/' => {
+                self.target = here;
+                at::PATH
+            }
+            at::PATH | at::QUERY => self.in_target(byte, kind, here),
+            at::VERSION => self.version(byte),
+            at::LINE_END => self.line_end(byte),
+            at::LINE => self.line(byte, kind),
+            at::NAME => self.name(byte, kind),
+            at::BEFORE_VALUE => self.before_value(byte, kind, here),
+            at::VALUE => Self::value(byte, kind),
+            at::HOST | at::PORT | at::AFTER_HOST => self.in_host(byte, kind, here),
+            at::VALUE_END if byte == b'\n' => at::LINE,
+            at::LAST if byte == b'\n' => at::DONE,
+            _ => at::ODD,
+        };
+        self.at < at::DONE
+    }
+
+    #[inline(always)]
+    fn method(&mut self, byte: u8, kind: u8) -> u32 {
+        if kind & is::CAPITAL != 0 {
+            self.last = self.last << 8 | byte as u32;
+            self.count += 1;
+            at::METHOD
+        } else if byte == b' ' && self.count != 0 {
+            self.no_body = (self.count == 4 && self.last == HEAD_METHOD).into();
+            at::SLASH
+        } else {
+            at::ODD
+        }
+    }
+
+    #[inline(always)]
+    fn in_target(&mut self, byte: u8, kind: u8, here: u32) -> u32 {
+        if kind & is::TARGET != 0 {
+            return self.at;
+        }
+        if byte == b'?' {
+            if self.at == at::PATH {
+                self.path_end = here;
+            }
+            return at::QUERY;
+        }
+        if byte != b' ' {
+            return at::ODD;
+        }
+        if self.at == at::PATH {
+            self.path_end = here;
+        }
+        self.target_end = here;
+        self.count = 0;
+        at::VERSION
+    }
+
+    #[inline(always)]
+    fn version(&mut self, byte: u8) -> u32 {
+        const HTTP: u32 = u32::from_be_bytes(*b"HTTP");
+        const V1: [u32; 2] = [u32::from_be_bytes(*b"/1.0"), u32::from_be_bytes(*b"/1.1")];
+        self.last = self.last << 8 | byte as u32;
+        self.count += 1;
+        match self.count {
+            4 if self.last != HTTP => at::ODD,
+            8 if self.last == V1[0] || self.last == V1[1] => {
+                // What follows an old request is a matter of more than its framing.
+                self.framed = (self.last == V1[0]).into();
+                at::LINE_END
+            }
+            8 => at::ODD,
+            _ => at::VERSION,
+        }
+    }
+
+    /// The CR after the version, and the LF that ends the request line.
+    #[inline(always)]
+    fn line_end(&mut self, byte: u8) -> u32 {
+        match (byte, self.count) {
+            (b'\r', 8) => {
+                self.count = 9;
+                at::LINE_END
+            }
+            (b'\n', 9) => {
+                self.line = 1;
+                if self.with_host == 0 {
+                    at::DONE
+                } else {
+                    at::LINE
+                }
+            }
+            _ => at::ODD,
+        }
+    }
+
+    /// The first byte of a line.
+    #[inline(always)]
+    fn line(&mut self, byte: u8, kind: u8) -> u32 {
+        if byte == b'\r' {
+            return at::LAST;
+        }
+        self.headers += 1;
+        if kind & is::NAME == 0 || self.headers > MAX_HEADERS {
+            return at::ODD;
+        }
+        self.print = mix(0, byte);
+        self.last = (byte | 0x20) as u32;
+        self.count = 1;
+        at::NAME
+    }
+
+    #[inline(always)]
+    fn name(&mut self, byte: u8, kind: u8) -> u32 {
+        if byte == b':' {
+            let is_host = self.count == 4 && self.last == HOST_NAME;
+            let mut i = 0;
+            while i < FRAMING.len() {
+                if FRAMING[i] == self.print {
+                    self.framed = 1;
+                }
+                i += 1;
+            }
+            if is_host {
+                self.hosts += 1;
+            }
+            // From here on: whether the value is the host.
+            self.count = is_host.into();
+            return if self.hosts > 1 {
+                at::ODD
+            } else {
+                at::BEFORE_VALUE
+            };
+        }
+        self.print = mix(self.print, byte);
+        self.last = self.last << 8 | (byte | 0x20) as u32;
+        self.count += 1;
+        if kind & is::NAME == 0 {
+            at::ODD
+        } else {
+            at::NAME
+        }
+    }
+
+    #[inline(always)]
+    fn before_value(&mut self, byte: u8, kind: u8, here: u32) -> u32 {
+        if byte == b' ' || byte == b'\t' {
+            return at::BEFORE_VALUE;
+        }
+        if self.count == 0 {
+            return Self::value(byte, kind);
+        }
+        self.host = here;
+        self.host_end = here;
+        self.at = at::HOST;
+        self.in_host(byte, kind, here)
+    }
+
+    #[inline(always)]
+    fn value(byte: u8, kind: u8) -> u32 {
+        if byte == b'\r' {
+            at::VALUE_END
+        } else if kind & is::VALUE != 0 {
+            at::VALUE
+        } else {
+            at::ODD
+        }
+    }
+
+    #[inline(always)]
+    fn in_host(&mut self, byte: u8, kind: u8, here: u32) -> u32 {
+        match byte {
+            b'\r' => at::VALUE_END,
+            b' ' | b'\t' => at::AFTER_HOST,
+            b':' if self.at == at::HOST => at::PORT,
+            _ if self.at == at::PORT && kind & is::DIGIT != 0 => at::PORT,
+            _ if self.at == at::HOST && kind & is::HOST != 0 => {
+                if byte != b'.' {
+                    self.host_end = here + 1;
+                } else if here != self.host_end {
+                    // One dot that ends a name is no part of it; the second one is.
+                    return at::ODD;
+                }
+                at::HOST
+            }
+            _ => at::ODD,
+        }
+    }
+}
+
+/// Reads a head in one go.
+#[must_use]
+pub fn scan(bytes: &Bytes, len: usize, with_host: bool) -> Head {
+    let mut head = Head::new(with_host, len.min(HEAD) as u32);
+    while head.step(bytes) {}
+    head
+}
+
+#[cfg(test)]
+mod tests;

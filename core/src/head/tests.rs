@@ -1,0 +1,134 @@
+extern crate std;
+
+use std::string::String;
+
+use super::*;
+
+fn read(text: &str, with_host: bool) -> (Head, Bytes) {
+    let mut bytes = [0; HEAD + 8];
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    (scan(&bytes, text.len(), with_host), bytes)
+}
+
+fn part(bytes: &Bytes, from: u32, to: u32) -> String {
+    String::from_utf8(bytes[from as usize..to as usize].to_vec()).unwrap()
+}
+
+#[test]
+fn a_request_line_is_read() {
+    let (head, bytes) = read("GET /a/b?c=/d?e HTTP/1.1\r\nanything", false);
+    assert!(head.is_plain());
+    assert_eq!(part(&bytes, head.target, head.path_end), "/a/b");
+    assert_eq!(part(&bytes, head.target, head.target_end), "/a/b?c=/d?e");
+    assert_eq!(head.next, 26);
+}
+
+#[test]
+fn the_first_of_eight_is_found() {
+    for at in 0..8 {
+        let mut bytes = *b"abcdefgh";
+        bytes[at] = b'\n';
+        let word = u64::from_le_bytes(bytes);
+        assert_eq!(first(word, b'\n'), at as u32);
+        assert!(has_byte(word, b'\n') && has_below(word, b' ') && !is_text(word));
+    }
+    let text = u64::from_le_bytes(*b"ab ~!zZ9");
+    assert_eq!(first(text, b'\n'), 8);
+    assert!(is_text(text));
+    assert_eq!(first(u64::from_le_bytes(*b"\n\x0b\n\x0babcd"), b'\n'), 0);
+}
+
+#[test]
+fn a_host_is_read() {
+    for (line, host) in [
+        ("Host: a.b", "a.b"),
+        ("hOST:a-1.B.:8080 \t", "a-1.B"),
+        ("Host:  a.b.", "a.b"),
+        ("Host:", ""),
+        ("Hosts: x", ""),
+        ("X-Host: y", ""),
+    ] {
+        let text = std::format!("GET / HTTP/1.0\r\nAccept: */*\r\n{line}\r\nA: b\r\n\r\n");
+        let (head, bytes) = read(&text, true);
+        assert!(head.is_plain(), "{line}");
+        assert_eq!(part(&bytes, head.host, head.host_end), host, "{line}");
+    }
+}
+
+#[test]
+fn what_is_not_plain_or_not_whole_is_left() {
+    for text in [
+        "",
+        "GET",
+        "GET / HTTP/1.1\r",
+        "get / HTTP/1.1\r\n",
+        " / HTTP/1.1\r\n",
+        "GET  / HTTP/1.1\r\n",
+        "GET * HTTP/1.1\r\n",
+        "GET http://a/ HTTP/1.1\r\n",
+        "GET /a\"b HTTP/1.1\r\n",
+        "GET /a#b HTTP/1.1\r\n",
+        "GET / HTTP/2.0\r\n",
+        "GET / HTTP/1.2\r\n",
+        "GET / HTTP/1.1 \r\n",
+        "GET / HTTP/1.1\n",
+        "GET / HTTQ/1.1\r\n",
+        "\r\nGET / HTTP/1.1\r\n",
+    ] {
+        assert!(!read(text, false).0.is_plain(), "{text:?}");
+    }
+    for headers in [
+        "Host: a",
+        "Host: a\r\n",
+        "Host: a\r\n b\r\n\r\n",
+        "Host: a\r\nHost: a\r\n\r\n",
+        "Host: [::1]\r\n\r\n",
+        "Host: a b\r\n\r\n",
+        "Host: a..\r\n\r\n",
+        "Host: a:1:2\r\n\r\n",
+        "A b: c\r\n\r\n",
+        "A: \u{7f}\r\n\r\n",
+        "A: b\n\r\n",
+        ": b\r\n\r\n",
+    ] {
+        let text = std::format!("GET / HTTP/1.1\r\n{headers}");
+        assert!(!read(&text, true).0.is_plain(), "{headers:?}");
+        assert!(read(&text, false).0.is_plain(), "{headers:?}");
+    }
+}
+
+#[test]
+fn what_may_be_followed_by_a_body_is_not_alone() {
+    for (head, alone) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+        ("DELETE /x HTTP/1.1\r\nA: b\r\n\r\n", true),
+        ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n", false),
+        ("GET / HTTP/1.1\r\ncONTENT-lENGTH: 5\r\n\r\n", false),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            false,
+        ),
+        ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", false),
+        ("PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n", false),
+    ] {
+        let (scanned, _) = read(head, true);
+        assert!(scanned.is_plain(), "{head:?}");
+        assert_eq!(scanned.is_alone(head.len() as u32), alone, "{head:?}");
+        assert!(
+            !scanned.is_alone(head.len() as u32 + 1),
+            "{head:?} and more"
+        );
+        assert!(!scanned.asks_for_head());
+    }
+    assert!(read("HEAD / HTTP/1.1\r\n\r\n", true).0.asks_for_head());
+    assert!(!read("AHEAD / HTTP/1.1\r\n\r\n", true).0.asks_for_head());
+}
+
+#[test]
+fn a_head_of_any_length_ends_the_scan() {
+    let long = "a".repeat(HEAD - 5);
+    let (head, _) = read(&std::format!("GET /{long}"), false);
+    assert!(!head.is_plain());
+    assert_eq!(head.next as usize, HEAD);
+}
