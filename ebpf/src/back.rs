@@ -4,19 +4,20 @@ use dts_core::{
     addr::Addr,
     decide::back::{self, Incoming, Outgoing},
     entry::{ConnEntry, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{HandoverEnds, release::LEN as RELEASE},
+    handover::{HandoverEnds, adoption::is_adoption, release::LEN as RELEASE},
     segment::{ACK, FIN, RST, SYN, TcpHeader},
     verdict::{Action, DropReason},
 };
 
 use crate::{
-    FROM_BACK, Outcome, Step,
+    FROM_BACK, Outcome, SEND_ON, Step, adopt,
     entries::entry,
     facts::{now_ms, settings},
     frame::{
-        Bare, Frame, IPV4, Ip, Segment, Skb, TCP, macs, make_bare, options, replace_options,
+        Bare, ETH, Frame, IPV4, Ip, Segment, Skb, TCP, macs, make_bare, options, replace_options,
         rewrite, set_addresses,
     },
+    front::client_flow,
     handover_syn::{self, make_option, syn_room},
     maps::{HANDOVERS, MEMBERS, PEERS, VIPS},
     outcome, release,
@@ -36,7 +37,7 @@ pub fn ingress(skb: Skb) -> Step {
     let to = Addr::v4(ip.dst);
     if to != settings.address && to != settings.self_address {
         if ip.header_len >= IPV4 + RELEASE as u32 && VIPS.get_ptr(&to).is_some() {
-            return Ok(release::ingress(skb, &ip, settings));
+            return Ok(optioned(skb, &ip, settings));
         }
         return Ok(Outcome::pass(Action::Other));
     }
@@ -56,6 +57,21 @@ pub fn ingress(skb: Skb) -> Step {
         Ok(handover_ingress(skb, &ip, settings))
     } else {
         Ok(reply_ingress(skb, &ip))
+    }
+}
+
+/// A frame to a VIP with an option of ours, as it seems.
+#[inline(always)]
+fn optioned(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
+    match skb.load::<4>(ETH + IPV4) {
+        Some([.., fourth]) if is_adoption(fourth) => {
+            if skb.is_for_us() {
+                adopt::arrive(skb, ip, settings)
+            } else {
+                Outcome::pass(Action::Other)
+            }
+        }
+        _ => release::ingress(skb, ip, settings),
     }
 }
 
@@ -249,7 +265,13 @@ pub fn egress(skb: Skb) -> Step {
     let Frame::Ipv4(ip) = Frame::parse(skb) else {
         return Ok(Outcome::pass(Action::Other));
     };
-    if ip.protocol != TCP || ip.fragment || Addr::v4(ip.src) != settings.address {
+    if ip.protocol != TCP || ip.fragment {
+        return Ok(Outcome::pass(Action::Other));
+    }
+    if skb.mark() == SEND_ON {
+        return sent_on(skb, &ip, settings);
+    }
+    if Addr::v4(ip.src) != settings.address {
         return Ok(Outcome::pass(Action::Other));
     }
     let Some(ports) = skb.load::<4>(ip.l4()) else {
@@ -259,6 +281,17 @@ pub fn egress(skb: Skb) -> Step {
         return Ok(Outcome::pass(Action::Other));
     }
     handover_egress(skb, &ip, settings)
+}
+
+/// A client's segment that the daemon sends on.
+#[inline(always)]
+fn sent_on(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
+    skb.set_mark(0);
+    let Some(segment) = Segment::read(skb, ip) else {
+        return Err(DropReason::Malformed);
+    };
+    segment.flow = client_flow(ip, &segment.tcp.header);
+    Ok(adopt::back_egress(skb, segment, settings))
 }
 
 /// A segment that this node's kernel sends on a handover connection.

@@ -8,7 +8,7 @@ use dts_core::{
     },
 };
 
-use crate::maps::{CONNECTIONS, PEERS, RECENT_SERVICES, SERVICES};
+use crate::maps::{CONNECTIONS, PEERS, RECENT_SERVICES, SERVICES, SPLICED};
 
 /// The entry of a flow in one role.
 #[inline(never)]
@@ -41,6 +41,15 @@ pub fn forget_peer(flow: &FlowKey, entry: &ConnEntry) {
         if unsafe { *of } == *flow {
             let _ = PEERS.remove(&key);
         }
+    }
+}
+
+/// Counts that a connection began to be spliced. After its entry was made.
+#[inline(always)]
+pub fn count_spliced() {
+    if let Some(count) = SPLICED.get_ptr_mut(0) {
+        // SAFETY: a map value stays valid. Of two that count at once, one is enough: the value has changed.
+        unsafe { *count = (*count).wrapping_add(1) };
     }
 }
 

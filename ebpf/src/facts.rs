@@ -1,20 +1,24 @@
 //! What the filter knows, for `dts_core::decide`: the ring, the lease, the kernel's sockets, the clocks.
 
-use aya_ebpf::{bindings::bpf_sock_tuple, helpers::generated as helper};
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock_tuple},
+    helpers::generated as helper,
+};
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::{Facts, Ownership, Port, Socket},
-    entry::{NodeSettings, ServiceEntry},
+    entry::{ASSIGN_TCP_REQSK, NodeSettings, ServiceEntry},
     ring::{MAX_POINTS, flow_hash, owner_index},
     segment::TCP_HEADER,
 };
 
 use crate::{
     frame::{ETH, Ip, Skb},
-    maps::{LEASE, NODE, RING, RING_BANK, RING_POINTS},
+    maps::{Attributes, LEASE, NODE, RING, RING_BANK, RING_POINTS},
 };
 
 /// Socket states of the kernel that matter here (`include/net/tcp_states.h`).
+const TCP_ESTABLISHED: u32 = 1;
 const TCP_TIME_WAIT: u32 = 6;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
@@ -46,6 +50,22 @@ pub fn now_ms() -> u32 {
 #[inline(always)]
 pub fn unix_seconds(s: &NodeSettings) -> u16 {
     ((now_ns() / 1_000_000_000) as i64).wrapping_add(s.clock_offset) as u16
+}
+
+/// Unix time in milliseconds.
+#[inline(always)]
+pub fn unix_ms(s: &NodeSettings) -> u64 {
+    let ms = (now_ns() / 1_000_000) as i64;
+    ms.wrapping_add(s.clock_offset.wrapping_mul(1000)) as u64
+}
+
+/// Where a flow from this remote end is on the ring; 0 when there is none.
+#[inline(never)]
+pub fn place(remote: &Addr, port: u16) -> u64 {
+    let Some(ring) = RING_BANK.get(0).and_then(|bank| RING.get(*bank & 1)) else {
+        return 0;
+    };
+    flow_hash(&ring.hash, remote, port)
 }
 
 /// Whose a flow from this remote end is.
@@ -145,8 +165,19 @@ impl SockRef {
     /// when the loader did not find the field in the kernel's type information.
     #[inline(always)]
     pub fn time_wait_rcv_nxt(&self) -> Option<u32> {
+        self.time_wait_field(&raw const TW_RCV_NXT)
+    }
+
+    /// The last timestamp value that a socket in TIME_WAIT had from its client; 0 when there was none. `None` as above.
+    #[inline(always)]
+    pub fn time_wait_ts_recent(&self) -> Option<u32> {
+        self.time_wait_field(&raw const TW_TS_RECENT)
+    }
+
+    #[inline(always)]
+    fn time_wait_field(&self, offset: *const u32) -> Option<u32> {
         // SAFETY: a static of ours; volatile, because the loader writes it.
-        let offset = unsafe { (&raw const TW_RCV_NXT).read_volatile() };
+        let offset = unsafe { offset.read_volatile() };
         if offset == 0 {
             return None;
         }
@@ -156,12 +187,174 @@ impl SockRef {
             return None;
         }
         // SAFETY: the verifier checks the access against the kernel's type information.
-        Some(unsafe {
-            tw.cast::<u8>()
-                .wrapping_add(offset as usize)
-                .cast::<u32>()
-                .read()
-        })
+        Some(unsafe { read_at(tw.cast(), offset) })
+    }
+
+    /// The next sequence number that a connection expects; `None` for TIME_WAIT and listeners.
+    #[inline(always)]
+    pub fn rcv_nxt(&self) -> Option<u32> {
+        // SAFETY: plain helper call on a socket that is held.
+        let tcp = unsafe { helper::bpf_tcp_sock(self.0.cast()) };
+        if tcp.is_null() {
+            return None;
+        }
+        // SAFETY: the helper's result is valid as long as the socket is held.
+        Some(unsafe { (*tcp).rcv_nxt })
+    }
+
+    /// Whether this is a listener.
+    #[inline(always)]
+    pub fn listens(&self) -> bool {
+        self.state() == TCP_LISTEN
+    }
+
+    /// How long a round trip of a connection takes, in whole milliseconds: one at least.
+    #[inline(always)]
+    pub fn round_trip_ms(&self) -> u32 {
+        // SAFETY: plain helper call on a socket that is held.
+        let tcp = unsafe { helper::bpf_tcp_sock(self.0.cast()) };
+        if tcp.is_null() {
+            return 1;
+        }
+        // SAFETY: the helper's result is valid as long as the socket is held. The kernel keeps it eight times as large.
+        let ms = unsafe { (*tcp).srtt_us } / 8000;
+        if ms == 0 { 1 } else { ms & 0x7fff }
+    }
+
+    /// The kernel's own view of an established connection.
+    #[inline(always)]
+    pub fn connection(&self) -> Option<Connection> {
+        if self.state() != TCP_ESTABLISHED {
+            return None;
+        }
+        self.listener().map(|tcp| Connection(tcp.0))
+    }
+
+    /// The kernel's own view of a listener, for what reads or takes it.
+    #[inline(always)]
+    pub fn listener(&self) -> Option<Listener> {
+        // SAFETY: plain helper call on a socket that is held.
+        let tcp = unsafe { helper::bpf_skc_to_tcp_sock(self.0) };
+        if tcp.is_null() {
+            return None;
+        }
+        Some(Listener(tcp.cast()))
+    }
+}
+
+/// A listener, as the kernel's `struct tcp_sock`. Valid as long as the [`SockRef`] it is from.
+#[derive(Clone, Copy)]
+pub struct Listener(*mut core::ffi::c_void);
+
+impl Listener {
+    /// Whether as many connections wait to be accepted as may (the kernel's `sk_acceptq_is_full`).
+    #[inline(always)]
+    pub fn queue_is_full(self) -> bool {
+        // SAFETY: statics of ours; volatile, because the loader writes them.
+        let (waiting, most) = unsafe {
+            (
+                (&raw const ACK_BACKLOG).read_volatile(),
+                (&raw const MAX_ACK_BACKLOG).read_volatile(),
+            )
+        };
+        if waiting == 0 || most == 0 {
+            return false;
+        }
+        // SAFETY: the verifier checks the accesses against the kernel's type information.
+        unsafe { read_at(self.0, waiting) > read_at(self.0, most) }
+    }
+
+    /// Whether it speaks MPTCP: the kernel makes no sockets for it of segments.
+    #[inline(always)]
+    pub fn speaks_mptcp(self) -> bool {
+        // SAFETY: a static of ours; volatile, because the loader writes it.
+        let offset = unsafe { (&raw const IS_MPTCP).read_volatile() };
+        if offset == 0 {
+            return false;
+        }
+        // SAFETY: the verifier checks the access against the kernel's type information.
+        unsafe { self.0.cast::<u8>().wrapping_add(offset as usize).read() != 0 }
+    }
+
+    /// Has the kernel make the connection's socket of this segment, as if its own SYN cookie were answered.
+    #[inline(always)]
+    pub fn adopt(self, skb: Skb, attributes: &mut Attributes) -> bool {
+        type Assign = unsafe extern "C" fn(
+            *mut __sk_buff,
+            *mut core::ffi::c_void,
+            *mut Attributes,
+            u32,
+        ) -> i32;
+        // SAFETY: no function is at this address. The compiler makes a call of a helper with this number of it, and the
+        // loader a call of the kernel's function, whose signature this is.
+        let assign: Assign = unsafe { core::mem::transmute(ASSIGN_TCP_REQSK as usize) };
+        // SAFETY: the verifier checks the arguments; the socket is held.
+        unsafe { assign(skb.0, self.0, attributes, size_of::<Attributes>() as u32) == 0 }
+    }
+}
+
+/// A connection, as the kernel's `struct tcp_sock`. Valid as long as the [`SockRef`] it is from.
+#[derive(Clone, Copy)]
+pub struct Connection(*mut core::ffi::c_void);
+
+impl Connection {
+    /// Whether the server has read all that came before `seq`, the next that is expected, and all that it has written is
+    /// acknowledged by `ack`; `false` when the loader did not find the fields.
+    #[inline(always)]
+    pub fn is_drained(self, seq: u32, ack: u32) -> bool {
+        // SAFETY: statics of ours; volatile, because the loader writes them.
+        let (next, copied, written, early) = unsafe {
+            (
+                (&raw const RCV_NXT).read_volatile(),
+                (&raw const COPIED_SEQ).read_volatile(),
+                (&raw const WRITE_SEQ).read_volatile(),
+                (&raw const OUT_OF_ORDER).read_volatile(),
+            )
+        };
+        if next == 0 || copied == 0 || written == 0 || early == 0 {
+            return false;
+        }
+        // SAFETY: the verifier checks the accesses against the kernel's type information.
+        unsafe {
+            read_at(self.0, next) == seq
+                && read_at(self.0, copied) == seq
+                && read_at(self.0, written) == ack
+                && self
+                    .0
+                    .cast::<u8>()
+                    .wrapping_add(early as usize)
+                    .cast::<u64>()
+                    .read()
+                    == 0
+        }
+    }
+
+    /// What the kernel adds to its clock for this connection's timestamps.
+    #[inline(always)]
+    pub fn stamp_offset(self) -> u32 {
+        // SAFETY: a static of ours; volatile, because the loader writes it.
+        let offset = unsafe { (&raw const TS_OFFSET).read_volatile() };
+        if offset == 0 {
+            return 0;
+        }
+        // SAFETY: the verifier checks the access against the kernel's type information.
+        unsafe { read_at(self.0, offset) }
+    }
+}
+
+/// The word at an offset of a structure of the kernel's.
+///
+/// # Safety
+///
+/// The pointer must be one whose accesses the verifier checks.
+#[inline(always)]
+unsafe fn read_at(of: *mut core::ffi::c_void, offset: u32) -> u32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        of.cast::<u8>()
+            .wrapping_add(offset as usize)
+            .cast::<u32>()
+            .read()
     }
 }
 
@@ -173,6 +366,51 @@ impl SockRef {
 #[used]
 #[unsafe(no_mangle)]
 static TW_RCV_NXT: u32 = 0;
+
+/// The offset of the part's `tw_ts_recent` of the kernel's `struct tcp_timewait_sock`; 0: unknown.
+#[used]
+#[unsafe(no_mangle)]
+static TW_TS_RECENT: u32 = 0;
+
+/// The offset of `sk_ack_backlog` in the kernel's `struct sock`; 0: unknown.
+#[used]
+#[unsafe(no_mangle)]
+static ACK_BACKLOG: u32 = 0;
+
+/// The offset of `sk_max_ack_backlog` there; 0: unknown.
+#[used]
+#[unsafe(no_mangle)]
+static MAX_ACK_BACKLOG: u32 = 0;
+
+/// The offset of `rcv_nxt` in the kernel's `struct tcp_sock`; 0: unknown. The same of those that follow.
+#[used]
+#[unsafe(no_mangle)]
+static RCV_NXT: u32 = 0;
+
+/// The offset of `copied_seq`.
+#[used]
+#[unsafe(no_mangle)]
+static COPIED_SEQ: u32 = 0;
+
+/// The offset of `write_seq`.
+#[used]
+#[unsafe(no_mangle)]
+static WRITE_SEQ: u32 = 0;
+
+/// The offset of `out_of_order_queue`, whose first word is no null pointer when something is in it.
+#[used]
+#[unsafe(no_mangle)]
+static OUT_OF_ORDER: u32 = 0;
+
+/// The offset of `tsoffset`.
+#[used]
+#[unsafe(no_mangle)]
+static TS_OFFSET: u32 = 0;
+
+/// The offset of `is_mptcp` in the kernel's `struct tcp_sock`; 0: it has none.
+#[used]
+#[unsafe(no_mangle)]
+static IS_MPTCP: u32 = 0;
 
 impl Drop for SockRef {
     #[inline(always)]

@@ -11,8 +11,8 @@ use dts_core::{
 
 pub use self::{
     rewrite::{
-        Bare, insert_ip_option, make_bare, remove_ip_option, replace_options, rewrite,
-        set_addresses,
+        Bare, SYN_ACK_OPTIONS, insert_ip_option, make_bare, make_syn_ack, remove_ip_option,
+        replace_ip_option, replace_options, rewrite, set_addresses,
     },
     skb::Skb,
 };

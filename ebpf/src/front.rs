@@ -6,20 +6,22 @@ use dts_core::{
         front::{self, FromInspector, FromServer, Ingress},
         shift,
     },
-    entry::{ConnEntry, ConnKey, NodeSettings, ServiceEntry, flag, role, service_kind},
+    entry::{
+        ConnEntry, ConnKey, NodeSettings, ServiceEntry, adoption::rules, flag, role, service_kind,
+    },
     segment::{ACK, FIN, RST, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
 };
 
 use crate::{
-    FROM_BACK, Outcome, Step, TO_CLIENT, arp,
+    ADOPT_FRAME, ADOPT_HERE, FROM_BACK, Outcome, Step, TO_CLIENT, adopt, arp,
     back::give_bare,
     entries::{entry, forget_processing, service},
     facts::{FrontFacts, SockRef, now_ms, settings},
     frame::{Bare, Frame, ICMP, Ip, Segment, Skb, TCP, make_bare, options, rewrite, set_addresses},
     icmp,
-    maps::{CONNECTIONS, Scratch, VIPS},
+    maps::{CONNECTIONS, SPLICED, Scratch, VIPS},
     outcome, release,
 };
 
@@ -38,6 +40,9 @@ pub fn ingress(skb: Skb) -> Step {
         Frame::Arp => return Ok(arp::ingress(skb, settings)),
         Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
+    if (ADOPT_HERE..=ADOPT_FRAME + 0xff).contains(&skb.mark()) {
+        return Ok(marked(skb, &ip, settings));
+    }
     let vip = Addr::v4(ip.dst);
     if ip.protocol == TCP && !ip.fragment {
         // Most packets: one look-up says both that it is a VIP and what the port is for.
@@ -45,7 +50,7 @@ pub fn ingress(skb: Skb) -> Step {
             return malformed(&vip);
         };
         if let Some(service) = service(settings, &vip, segment.tcp.header.destination) {
-            return tcp_ingress(skb, segment, service);
+            return tcp_ingress(skb, segment, service, settings);
         }
     }
     if VIPS.get_ptr(&vip).is_none() {
@@ -92,18 +97,81 @@ fn malformed(to: &Addr) -> Step {
 }
 
 #[inline(always)]
-fn tcp_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Step {
-    let (t, ip) = (&segment.tcp.header, &segment.ip);
-    segment.flow = FlowKey {
-        remote: Addr::v4(ip.src),
-        local: Addr::v4(ip.dst),
-        remote_port: t.source,
-        local_port: t.destination,
-    };
+fn tcp_ingress(
+    skb: Skb,
+    segment: &mut Segment,
+    service: &ServiceEntry,
+    settings: &NodeSettings,
+) -> Step {
+    segment.flow = client_flow(&segment.ip, &segment.tcp.header);
     match service.kind {
         service_kind::L4 => Ok(l4_ingress(skb, segment, service)),
+        service_kind::L7 | service_kind::ADOPT if is_mixed(service) => {
+            Ok(mixed_ingress(skb, segment, service, settings))
+        }
         service_kind::L7 => Ok(l7_ingress(skb, segment, service)),
+        service_kind::ADOPT => Ok(adopt::ingress(skb, segment, service, settings)),
         _ => Err(DropReason::InspectorPort),
+    }
+}
+
+/// A segment to a service that has, perhaps, connections of both ways: entries say which are spliced.
+#[inline(always)]
+fn mixed_ingress(
+    skb: Skb,
+    segment: &mut Segment,
+    service: &ServiceEntry,
+    settings: &NodeSettings,
+) -> Outcome {
+    let spliced = is_spliced(&segment.flow);
+    let begins = service.kind == service_kind::L7 && segment.tcp.header.opens();
+    if spliced || begins {
+        l7_ingress(skb, segment, service)
+    } else {
+        adopt::ingress(skb, segment, service, settings)
+    }
+}
+
+/// Whether a service may have connections of both ways: its own way was changed, or some of its connections had to go
+/// the other way.
+#[inline(always)]
+fn is_mixed(service: &ServiceEntry) -> bool {
+    if service.rules & rules::MIXED != 0 {
+        return true;
+    }
+    // Counted after an entry was made. The daemon notes the count before it looks for entries: a later one differs.
+    service.kind == service_kind::ADOPT && SPLICED.get(0) != SPLICED.get(1)
+}
+
+/// Whether a flow has entries.
+#[inline(always)]
+fn is_spliced(flow: &FlowKey) -> bool {
+    entry(flow, role::PROCESSING).is_some() || entry(flow, role::INSPECTING).is_some()
+}
+
+/// A segment of a connection that is adopted, on its way through this node.
+#[inline(never)]
+fn marked(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        if skb.mark() != ADOPT_HERE {
+            return Ok(adopt::arrive(skb, ip, settings));
+        }
+        let Some(segment) = Segment::read(skb, ip) else {
+            return Err(DropReason::Malformed);
+        };
+        segment.flow = client_flow(ip, &segment.tcp.header);
+        Ok(adopt::arrive_here(skb, segment, settings))
+    })
+}
+
+/// The flow of a client's segment.
+#[inline(always)]
+pub fn client_flow(ip: &Ip, header: &TcpHeader) -> FlowKey {
+    FlowKey {
+        remote: Addr::v4(ip.src),
+        local: Addr::v4(ip.dst),
+        remote_port: header.source,
+        local_port: header.destination,
     }
 }
 
@@ -296,6 +364,13 @@ pub fn egress(skb: Skb) -> Step {
     };
     match service.kind {
         service_kind::L4 => Ok(Outcome::pass(Action::Pass)),
+        service_kind::L7 | service_kind::ADOPT
+            if is_mixed(service) && entry(&segment.flow, role::PROCESSING).is_some() =>
+        {
+            Ok(server_egress(skb, segment, settings))
+        }
+        service_kind::ADOPT => Ok(adopt::egress(skb, segment)),
+        service_kind::L7 if is_mixed(service) => Ok(adopt::egress(skb, segment)),
         service_kind::L7 => Ok(server_egress(skb, segment, settings)),
         _ => Ok(inspector_egress(skb, segment, service.most, settings)),
     }

@@ -15,7 +15,7 @@ use dts_core::{
 use crate::{
     Outcome,
     back::to_front,
-    entries::{entry, forget_peer},
+    entries::{count_spliced, entry, forget_peer},
     facts::{now_ms, unix_seconds},
     frame::{Segment, Skb, macs, options, replace_options, set_addresses},
     maps::{CONNECTIONS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom},
@@ -168,6 +168,7 @@ fn note_handover(
             if CONNECTIONS.insert(&key, &room.entry, 0).is_err() {
                 return Err(DropReason::TableFull);
             }
+            count_spliced();
         }
     }
     let peer = PeerKey {

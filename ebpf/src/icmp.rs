@@ -80,7 +80,7 @@ fn error(skb: Skb, ip: &Ip) -> Step {
             Socket::Alive => {}
             _ => return Err(DropReason::NotMine),
         },
-        service_kind::L7 => {
+        service_kind::L7 | service_kind::ADOPT => {
             let seq = Seq(u32::from_be_bytes(destination));
             if let Some(e) = entry(&flow, role::PROCESSING) {
                 let own = seq.minus(e.seq_delta).0.to_be_bytes();
@@ -91,9 +91,10 @@ fn error(skb: Skb, ip: &Ip) -> Step {
                 let port = service.other_port.to_be_bytes();
                 let ports = [port[0], port[1], source[2], source[3]];
                 skb.replace_icmp(ip.l4(), tcp, source, ports)?;
-            } else {
+            } else if !matches!(socket(skb, &flow), Socket::Alive) {
                 return Err(DropReason::NotMine);
             }
+            // Of an adopted connection nothing is translated.
         }
         _ => return Err(DropReason::NotMine),
     }

@@ -6,6 +6,7 @@
 //! | Module | What |
 //! |---|---|
 //! | `front` | the clients' network: SYN ownership, inspector's port, translation |
+//! | `adopt` | there, too: connections that are handed over without a second one |
 //! | `arp`, `icmp` | there, too |
 //! | `back` | the handover connections between nodes |
 //! | `handover_syn` | the SYN that begins one |
@@ -18,6 +19,7 @@
 #![no_std]
 #![no_main]
 
+mod adopt;
 mod arp;
 mod back;
 mod entries;
@@ -43,6 +45,14 @@ use crate::{frame::Skb, maps::STATS};
 const FROM_BACK: u32 = 0x4454_5301;
 /// The mark of a copy that the front program sends to the client: it has been dealt with.
 const TO_CLIENT: u32 = 0x4454_5302;
+
+/// The mark of a segment that the daemon sends on.
+const SEND_ON: u32 = dts_core::entry::SEND_ON;
+/// The mark of one of these that is for this node's own server.
+const ADOPT_HERE: u32 = 0x4454_5303;
+/// The mark of a frame with an adoption's option that takes the way over the front; higher by the number of rounds that
+/// it has made.
+const ADOPT_FRAME: u32 = 0x4454_5400;
 
 /// What a program did, and what it tells the kernel: the verdict's counter above, the code below.
 ///
@@ -136,6 +146,12 @@ pub fn sweep(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ring_owner(ctx: TcContext) -> i32 {
     sweep::ring_owner(Skb(ctx.skb.skb))
+}
+
+/// Run by measurements, never attached: what a program costs that does nothing.
+#[classifier]
+pub fn nothing(_ctx: TcContext) -> i32 {
+    TC_ACT_UNSPEC
 }
 
 /// The kernel lends the helpers we call to GPL-compatible programs only.

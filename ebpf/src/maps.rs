@@ -3,16 +3,23 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use dts_core::{
     addr::{Addr, FlowKey},
+    cookie::{SynAck, Terms},
     entry::{
         ConnEntry, ConnKey, HANDOVER_PORTS, Handover, NodeSettings, PeerKey,
         RECENT_SERVICES as RECENT, RecentService, RingState, ServiceAddr, ServiceEntry, ServiceKey,
         SweepRecord,
+        adoption::{
+            Adoption, COOKIE_KEYS as KEYS, CookieKey, INQUIRY_DATA, Inquiry, NodeSet,
+            REQUEST_NODES as NODES, RequestRing, RuleHost, RulePath, SEEN_BUCKETS, Seen, Target,
+        },
     },
     handover::{HandoverEnds, HandoverOption, OPTION_LEN, OptionRoom, release},
+    head::{Bytes, Head},
+    response::ResponseHead,
     ring::{MAX_POINTS, RingPoint},
     segment::OptionScan,
     verdict::COUNTERS,
@@ -92,6 +99,144 @@ pub static SYN_ROOM: PerCpuArray<SynRoom> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the record that a sweep is at.
 #[map]
 pub static SWEEP_ROOM: PerCpuArray<SweepRecord> = PerCpuArray::with_max_entries(1, 0);
+
+/// Connections that are being or have been adopted: see [`Adoption`].
+#[map]
+pub static ADOPTIONS: LruHashMap<FlowKey, Adoption> = LruHashMap::with_max_entries(262_144, 0);
+
+/// How often a connection of an adopting service began to be spliced, and how often that was when the daemon last found
+/// that none is: see `front::is_mixed`.
+#[map]
+pub static SPLICED: Array<u32> = Array::with_max_entries(2, 0);
+
+/// Requests that this node's servers have had: see [`Seen`].
+#[map]
+pub static SEEN: Array<Seen> = Array::with_max_entries(SEEN_BUCKETS, 0);
+
+/// The cookies' keys.
+#[map]
+pub static COOKIE_KEYS: Array<CookieKey> = Array::with_max_entries(KEYS, 0);
+
+/// The members by back address.
+#[map]
+pub static TARGETS: HashMap<Addr, Target> = HashMap::with_max_entries(1024, 0);
+
+/// Sets of nodes.
+#[map]
+pub static NODE_SETS: HashMap<u32, NodeSet> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// Rules that name a whole path: rulings.
+#[map]
+pub static RULE_PATHS: HashMap<RulePath, u32> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Rules that name a path's beginning: rulings.
+#[map]
+pub static RULE_PREFIXES: LpmTrie<RulePath, u32> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Hosts that rules name: tables.
+#[map]
+pub static RULE_HOSTS: HashMap<RuleHost, u32> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Two rings of requests; the node's settings say which is published.
+#[map]
+pub static REQUEST_RING: Array<RequestRing> = Array::with_max_entries(2, 0);
+
+/// Two banks of request ring points.
+#[map]
+pub static REQUEST_POINTS: Array<RingPoint> = Array::with_max_entries(2 * MAX_POINTS, 0);
+
+/// The back addresses of the request rings' nodes.
+#[map]
+pub static REQUEST_NODES: Array<Addr> = Array::with_max_entries(2 * NODES, 0);
+
+/// Segments for the daemon's inspector.
+#[map]
+pub static REQUESTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Room for what is read of a request and decided about it.
+#[map]
+pub static ADOPT_ROOM: PerCpuArray<AdoptRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for a record of `REQUESTS`.
+#[map]
+pub static INQUIRY_ROOM: PerCpuArray<InquiryRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// A request that the filter decides about.
+#[repr(C)]
+pub struct AdoptRoom {
+    /// The beginning of the segment's data.
+    pub bytes: Bytes,
+    /// What was read of it.
+    pub head: Head,
+    /// A path to be looked up, with the length that the trie wants.
+    pub path: Key<RulePath>,
+    /// A host to be looked up.
+    pub host: RuleHost,
+    /// The option of an adoption frame.
+    pub option: release::Room,
+    /// The one that it takes the place of.
+    pub old_option: release::Room,
+    /// What the kernel is told of the connection.
+    pub attributes: Attributes,
+    /// What is known of the connection.
+    pub record: Adoption,
+    /// The terms that the cookie says.
+    pub terms: Terms,
+    /// What a refusal says: a kind of frame.
+    pub refusal: u32,
+    /// The SYN-ACK being made.
+    pub syn_ack: SynAck,
+    /// A hash being made: of a request target.
+    pub hash: u64,
+    /// What was read of a response's head.
+    pub response: ResponseHead,
+    /// The link-layer address that a client's frame was sent to.
+    pub own_mac: [u8; 6],
+    /// What the server's kernel adds to its clock for a connection's timestamps.
+    pub stamp_offset: u32,
+    /// What is added to the timestamp that a segment echoes to get the server's present one, in milliseconds.
+    pub interval: u32,
+}
+
+/// A record of `REQUESTS`.
+#[repr(C)]
+pub struct InquiryRoom {
+    /// Its head.
+    pub head: Inquiry,
+    /// Its data.
+    pub data: [u8; INQUIRY_DATA],
+}
+
+/// The kernel's `struct bpf_tcp_req_attrs` (`include/linux/tcp.h`).
+#[repr(C)]
+pub struct Attributes {
+    /// The client's last timestamp value.
+    pub rcv_tsval: u32,
+    /// The timestamp value that it echoed.
+    pub rcv_tsecr: u32,
+    /// The largest segment that the client takes.
+    pub mss: u16,
+    /// The window scale that the client was told.
+    pub rcv_wscale: u8,
+    /// The client's window scale.
+    pub snd_wscale: u8,
+    /// Whether ECN was agreed.
+    pub ecn_ok: u8,
+    /// Whether window scaling was.
+    pub wscale_ok: u8,
+    /// Whether selective acknowledgment was.
+    pub sack_ok: u8,
+    /// Whether timestamps were.
+    pub tstamp_ok: u8,
+    /// Whether they count microseconds.
+    pub usec_ts_ok: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+const _: () = assert!(size_of::<Attributes>() == 20);
 
 /// A handover SYN being made or checked.
 #[repr(C)]

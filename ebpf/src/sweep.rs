@@ -11,7 +11,7 @@ use dts_core::{
 
 use crate::{
     entries::{entry, forget_processing},
-    facts::{ownership, socket},
+    facts::{SockRef, ownership, socket},
     frame::{ETH, Skb},
     maps::{CONNECTIONS, HANDOVERS, SWEEP_ROOM},
 };
@@ -79,6 +79,17 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
             _ => ask::ALIVE,
         };
     }
+    match record.key.role {
+        ask::LISTENER => return listener(skb, flow),
+        ask::SOCKET => {
+            return match socket(skb, flow) {
+                Socket::Alive => ask::ALIVE,
+                Socket::TimeWait => ask::TIME_WAIT,
+                Socket::None => ask::NO_SOCKET,
+            };
+        }
+        _ => {}
+    }
     let Some(e) = entry(flow, record.key.role) else {
         return ask::GONE;
     };
@@ -119,6 +130,24 @@ fn check(skb: Skb, record: &SweepRecord) -> u32 {
             ask::DELETED
         }
         Socket::None => ask::NO_SOCKET,
+    }
+}
+
+/// What listens at the flow's local end.
+#[inline(never)]
+fn listener(skb: Skb, flow: &FlowKey) -> u32 {
+    let Some(sk) = SockRef::lookup(skb, flow) else {
+        return ask::NO_SOCKET;
+    };
+    match sk.listener() {
+        Some(listener) if sk.listens() => {
+            if listener.speaks_mptcp() {
+                ask::LISTENS_MPTCP
+            } else {
+                ask::LISTENS
+            }
+        }
+        _ => ask::NO_SOCKET,
     }
 }
 

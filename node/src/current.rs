@@ -14,6 +14,7 @@ use dts_core::ring::RingHashSpec;
 use crate::config::{Config, Mode, Service};
 use crate::inspect::Inspector;
 use crate::inspect::http::HttpInspector;
+use crate::inspect::http::compiled::Compiled;
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
 
 /// A configuration in use.
@@ -38,6 +39,8 @@ pub struct InspectedService {
     pub inspector: Arc<dyn Inspector>,
     /// The service's rules. They say what becomes of a connection that `inspector` leaves undecided.
     pub rules: Arc<HttpInspector>,
+    /// The rules as the filter looks them up; `None` where a program's own inspector decides.
+    pub compiled: Option<Compiled>,
     /// What became of its connections.
     pub counters: InspectorCounters,
 }
@@ -79,14 +82,15 @@ impl Current {
             .filter(|service| service.mode == Mode::L7)
             .filter_map(|service| {
                 let rules = Arc::new(HttpInspector::new(service, hash));
-                let inspector = match own.get(&service.name) {
-                    Some(inspector) => Arc::clone(inspector),
-                    None => Arc::clone(&rules) as _,
+                let (inspector, compiled) = match own.get(&service.name) {
+                    Some(inspector) => (Arc::clone(inspector), None),
+                    None => (Arc::clone(&rules) as _, Some(Compiled::new(service))),
                 };
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,
                     inspector,
                     rules,
+                    compiled,
                     counters: InspectorCounters::default(),
                     service: service.clone(),
                 }))
@@ -138,6 +142,9 @@ impl Current {
                         id: service.id(),
                         other_port,
                         most,
+                        rules: 0,
+                        table: 0,
+                        default: 0,
                     },
                 ));
             };
@@ -145,7 +152,7 @@ impl Current {
                 (Mode::L7, Some(inspector)) => {
                     // The configuration's limit is far below 4 GiB.
                     let most = u32::try_from(service.undecided_bytes).unwrap_or(u32::MAX);
-                    add(service.port, service_kind::L7, inspector, 0);
+                    add(service.port, service_kind::L7, inspector, most);
                     add(inspector, service_kind::INSPECTOR, service.port, most);
                 }
                 _ => add(service.port, service_kind::L4, 0, 0),

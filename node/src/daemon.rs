@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dts_core::addr::Addr;
-use dts_core::entry::NodeSettings;
+use dts_core::entry::{NodeSettings, setting};
+use dts_core::handover::release;
 use dts_core::ring::RingHashSpec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::admin::{self, Claim, ClaimError};
+use crate::adoption::{AdoptionCounters, AdoptionError, Adoptions, Frames};
 use crate::config::{Config, ConfigError, Diagnostic, Mode, Secret, SecretError};
 use crate::current::{Current, Inspectors};
 use crate::handover::Handovers;
@@ -32,13 +34,24 @@ use crate::placement::TooManyPoints;
 use crate::worker::{self, Heartbeats, WorkerError};
 
 mod lease;
+mod methods;
 mod source;
 mod upkeep;
 
 use lease::Lease;
+use methods::Methods;
 
 /// How long a daemon that was told to end waits for the handovers it has begun.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What an adoption's option takes of a frame on the back network, in bytes.
+const ADOPTION_ROOM: u32 = release::LEN as u32;
+
+/// IPv4 and TCP headers without options, in bytes.
+const HEADERS: u32 = 40;
+
+/// The window scale that the filter offers to clients: windows up to 8 MiB, in steps of 128 bytes.
+const ANNOUNCED_SCALE: u8 = 7;
 
 /// Why the daemon could not start, or a reload could not be done.
 #[derive(Debug, Error)]
@@ -61,6 +74,9 @@ pub enum DaemonError {
     /// An inspector can't be started.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// The inspector of adopted connections can't be started.
+    #[error(transparent)]
+    Adoption(#[from] AdoptionError),
     /// The ring would be too large.
     #[error(transparent)]
     Ring(#[from] TooManyPoints),
@@ -115,8 +131,11 @@ pub struct Daemon {
     warnings: Mutex<Vec<Diagnostic>>,
     started: Instant,
     runtime: tokio::runtime::Handle,
-    /// One reload at a time.
+    /// One reload, or change of methods, at a time.
     reloading: Mutex<()>,
+    methods: Mutex<Methods>,
+    adoptions: Arc<AdoptionCounters>,
+    secret: Secret,
 }
 
 /// Runs the node of a configuration file until SIGTERM or SIGINT.
@@ -132,12 +151,13 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
     }
     let secret = Secret::load(&config.cluster.secret_file)?;
     let claim = Claim::take(&config.socket_path())?;
+    let frames = Frames::open()?;
     let address = v4(config.node.address)?;
     allow_many_files();
     let (handover_port, lease) = (config.cluster.handover_port, config.node.lease);
     let notice_key = secret.derive("notice");
 
-    let daemon = Arc::new(Daemon::set_up(config_path, config, warnings, &secret, options).await?);
+    let daemon = Arc::new(Daemon::set_up(config_path, config, warnings, secret, options).await?);
     let heartbeats = daemon.start_workers()?;
     let housekeeper = Housekeeper::new(
         Arc::clone(&daemon.filter),
@@ -152,11 +172,15 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
         port: handover_port,
         source,
     })?;
-    tokio::spawn(Arc::new(housekeeper).run());
+    let housekeeper = Arc::new(housekeeper);
+    daemon.start_adoptions(frames, &housekeeper)?;
+    tokio::spawn(housekeeper.run());
     let handovers = Arc::clone(&daemon.handovers);
     tokio::spawn(async move { handovers.tidy_for_ever().await });
     tokio::spawn(upkeep::keep_settings(Arc::clone(&daemon)));
     tokio::spawn(upkeep::keep_host(Arc::clone(&daemon)));
+    tokio::spawn(methods::keep(Arc::clone(&daemon)));
+    tokio::spawn(upkeep::keep_neighbours(Arc::clone(&daemon)));
     let lease = Lease::keep(Arc::clone(&daemon.filter), lease, heartbeats)?;
     let listener = claim.listen()?;
     tokio::spawn(admin::serve(listener, Arc::clone(&daemon) as _));
@@ -235,7 +259,7 @@ impl Daemon {
         config_path: PathBuf,
         config: Config,
         warnings: Vec<Diagnostic>,
-        secret: &Secret,
+        secret: Secret,
         options: Options,
     ) -> Result<Self, DaemonError> {
         prepare_bpf(&config.node.pin_dir)?;
@@ -249,7 +273,10 @@ impl Daemon {
         }
         let current = Current::new(config, hash, filter.ring_epoch()? + 1, &options.inspectors)?;
         let found = Host::find(&host_spec(&current)?).await?;
+        filter.set_cookie_keys(&upkeep::cookie_keys(&secret))?;
+        let methods = methods::choose(&current, &filter, &Methods::new())?;
         tell_filter(&filter, &current, &found, secret.derive("handover tag"))?;
+        methods::tell(&filter, &current, &methods)?;
         filter.attach(&attachment)?;
         let applied = apply_host(&current).await?;
         worker::check(&current)?;
@@ -274,6 +301,9 @@ impl Daemon {
             started: Instant::now(),
             runtime: tokio::runtime::Handle::current(),
             reloading: Mutex::new(()),
+            methods: Mutex::new(methods),
+            adoptions: Arc::default(),
+            secret,
         })
     }
 
@@ -292,6 +322,28 @@ impl Daemon {
             )?;
         }
         Ok(heartbeats)
+    }
+
+    fn start_adoptions(
+        &self,
+        frames: Frames,
+        housekeeper: &Arc<Housekeeper>,
+    ) -> Result<(), DaemonError> {
+        if !self.filter.can_adopt() {
+            return Ok(());
+        }
+        let applied = *locked(&self.applied);
+        let adoptions = Adoptions {
+            filter: Arc::clone(&self.filter),
+            current: self.current.subscribe(),
+            counters: Arc::clone(&self.adoptions),
+            housekeeper: Arc::clone(housekeeper),
+            runtime: self.runtime.clone(),
+            front: applied.front_index,
+            back: applied.back_index,
+            frames,
+        };
+        Ok(adoptions.start()?)
     }
 
     /// Returns at SIGTERM or SIGINT; reloads at SIGHUP.
@@ -332,10 +384,7 @@ impl Daemon {
 
     /// Puts a changed configuration into use. Called on a thread that may block.
     fn reload_now(&self) -> Result<admin::ReloadReport, DaemonError> {
-        let _one = self
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one = locked(&self.reloading);
         let (config, warnings) = Config::load(&self.config_path)?;
         let old = self.current();
         refuse_restart(&old.config, &config)?;
@@ -346,17 +395,26 @@ impl Daemon {
         let applied = self.runtime.block_on(apply_host(&new))?;
         // The rings and services first, so that no connection is accepted for what is going away.
         tell_filter(&self.filter, &new, &applied, self.filter.node()?.tag_key)?;
+        {
+            let mut methods = locked(&self.methods);
+            *methods = methods::choose(&new, &self.filter, &methods)?;
+            methods::tell(&self.filter, &new, &methods)?;
+        }
         worker::check(&new)?;
-        *self.applied.lock().unwrap_or_else(PoisonError::into_inner) = applied;
+        *locked(&self.applied) = applied;
         let report = admin::ReloadReport {
             ring_epoch: epoch,
             changes,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         };
-        *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
+        *locked(&self.warnings) = warnings;
         self.current.send_replace(Arc::new(new));
         Ok(report)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unknown_service<'a>(config: &Config, inspectors: &'a Inspectors) -> Option<&'a str> {
@@ -436,7 +494,9 @@ fn tell_filter(
         .collect();
     let vips: Vec<_> = current.vips().into_iter().map(Addr::from).collect();
     filter.set_members(&members)?;
-    filter.set_services(&current.filter_services())?;
+    let segment = applied
+        .front_mtu
+        .min(applied.back_mtu.saturating_sub(ADOPTION_ROOM));
     filter.set_node(&NodeSettings {
         address: Addr::from(config.node.address),
         self_address: Addr::from(config.node.self_address),
@@ -446,8 +506,17 @@ fn tell_filter(
         back: applied.back_index,
         handover_port: config.cluster.handover_port.into(),
         front_mac: applied.front_mac,
-        reserved: [0; 2],
+        back_mac: applied.back_mac,
+        announced_mss: u16::try_from(segment.saturating_sub(HEADERS)).unwrap_or(u16::MAX),
+        announced_scale: ANNOUNCED_SCALE,
+        request_bank: 0,
         services_epoch: 0,
+        flags: if applied.strict_back {
+            setting::DETOUR
+        } else {
+            0
+        },
+        reserved: 0,
     })?;
     let flows = &current.flows;
     filter.publish_ring(

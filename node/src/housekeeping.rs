@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::adoption::stage;
 use dts_core::entry::{ConnEntry, ConnKey, SweepRecord, flag, role, state, sweep};
 use dts_core::notice::{Kind, MAX_LEN, MAX_RECORDS, Notice, Record};
 use dts_core::seq::Seq;
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::current::Current;
 use crate::kernel::filter::handover_flow;
@@ -44,6 +45,9 @@ const REPEATS: u32 = 15;
 /// a socket for 60 seconds, unless a reset ends it, which the filter notes.
 const WAITING: u32 = 58_000;
 
+/// How long each question about a connection that somebody waits for is left unanswered.
+const PATIENCE: [Duration; 2] = [Duration::from_millis(120), Duration::from_millis(180)];
+
 /// Keeps a node's table.
 pub struct Housekeeper {
     filter: Arc<Filter>,
@@ -54,6 +58,8 @@ pub struct Housekeeper {
     key: [u8; 16],
     /// Connections that are over, and whom to tell.
     telling: Mutex<HashMap<Told, Telling>>,
+    /// Connections that somebody waits to be told about.
+    asking: Mutex<HashMap<Told, oneshot::Sender<bool>>>,
 }
 
 /// A connection, as a key of a map.
@@ -95,7 +101,34 @@ impl Housekeeper {
             port,
             key,
             telling: Mutex::default(),
+            asking: Mutex::default(),
         })
+    }
+
+    /// Whether the server of `peer` has this connection; `None` when that node does not answer.
+    pub async fn has(&self, record: Record, peer: Addr) -> Option<bool> {
+        let (told, mut answer) = oneshot::channel();
+        let key = (record.0, record.1.0);
+        lock(&self.asking).insert(key, told);
+        for patience in PATIENCE {
+            self.send(Kind::Question, &[record], peer).await;
+            if let Ok(answer) = timeout(patience, &mut answer).await {
+                return answer.ok();
+            }
+        }
+        lock(&self.asking).remove(&key);
+        None
+    }
+
+    /// Tells those who wait for it.
+    fn tell_waiting(&self, records: &[Record], here: bool) {
+        let mut asking = lock(&self.asking);
+        for (flow, isn) in records {
+            if let Some(waiting) = asking.remove(&(*flow, isn.0)) {
+                // Who asked may have given up.
+                let _ = waiting.send(here);
+            }
+        }
     }
 
     /// Keeps the table until dropped.
@@ -140,7 +173,12 @@ impl Housekeeper {
         let mut findings = Findings::default();
         let mut records = Vec::new();
         let mut asked = Vec::new();
-        for (key, entry) in self.filter.connections()? {
+        let spliced = self.filter.spliced()?;
+        let all = self.filter.connections()?;
+        if all.is_empty() {
+            self.filter.forget_spliced(spliced)?;
+        }
+        for (key, entry) in all {
             let idle = now.wrapping_sub(entry.used_at);
             // Used after `now` was read.
             if idle > u32::MAX / 2 {
@@ -230,7 +268,7 @@ impl Housekeeper {
         let mut local = Vec::new();
         let mut ended: HashMap<Addr, Vec<Record>> = HashMap::new();
         {
-            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut telling = lock(&self.telling);
             for ((flow, isn), peer) in findings.ended {
                 if peer == own {
                     local.push((flow, isn));
@@ -311,15 +349,25 @@ impl Housekeeper {
 
     async fn heed(&self, notice: &Notice, peer: Addr) {
         match notice.kind {
+            Kind::Here => self.tell_waiting(notice.records(), true),
             Kind::Ended => {
+                self.tell_waiting(notice.records(), false);
                 self.forget(notice.records());
                 self.send(Kind::Noted, notice.records(), peer).await;
             }
             Kind::Noted => self.noted(notice.records()),
             Kind::Question => {
                 let gone = self.not_here(notice.records());
-                if !gone.is_empty() {
-                    self.send(Kind::Ended, &gone, peer).await;
+                let here: Vec<Record> = notice
+                    .records()
+                    .iter()
+                    .filter(|record| !gone.contains(record))
+                    .copied()
+                    .collect();
+                for (kind, records) in [(Kind::Ended, gone), (Kind::Here, here)] {
+                    if !records.is_empty() {
+                        self.send(kind, &records, peer).await;
+                    }
                 }
             }
         }
@@ -329,7 +377,7 @@ impl Housekeeper {
     /// connection of the flow begins with.
     fn noted(&self, records: &[Record]) {
         {
-            let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut telling = lock(&self.telling);
             for (flow, isn) in records {
                 telling.remove(&(*flow, isn.0));
             }
@@ -345,8 +393,8 @@ impl Housekeeper {
                 role: role::PROCESSING,
             };
             match self.filter.connection(&key) {
-                Ok(Some(entry)) => entry.client_isn == *isn && !entry.has(flag::ENDED),
-                Ok(None) => false,
+                Ok(Some(entry)) if entry.client_isn == *isn => !entry.has(flag::ENDED),
+                Ok(_) => self.adopted(flow, *isn),
                 // Not known: better to be asked again.
                 Err(_) => true,
             }
@@ -356,6 +404,20 @@ impl Housekeeper {
             .filter(|record| !here(record))
             .copied()
             .collect()
+    }
+
+    /// Whether this node's server has adopted a connection, and has it still.
+    fn adopted(&self, flow: &FlowKey, isn: Seq) -> bool {
+        match self.filter.adoption(flow) {
+            Ok(Some(known)) if known.client_isn == isn => {
+                let alive = self.filter.alive(&[*flow]);
+                matches!(known.stage, stage::HERE | stage::OPEN)
+                    && alive.is_ok_and(|alive| alive == [true])
+            }
+            Ok(_) => false,
+            // Not known: better to be asked again.
+            Err(_) => true,
+        }
     }
 
     /// Forgets that connections are placed elsewhere.
@@ -390,6 +452,10 @@ fn inspector_request(current: &Current, entry: &ConnEntry) -> u32 {
         // The service is gone, and its listener with it.
         None => sweep::DELETE_ALWAYS,
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unix_now() -> u64 {

@@ -90,6 +90,13 @@ impl NodeSet {
         }
     }
 
+    /// All nodes, starting with the one that `place` on the ring leads to: the same on every node.
+    pub fn from_place(&self, place: u64) -> impl Iterator<Item = &NodeId> {
+        let turn = place % self.nodes.len().max(1) as u64;
+        let (later, first) = self.nodes.split_at(turn as usize);
+        first.iter().chain(later)
+    }
+
     /// All nodes, starting with the one whose turn it is; the turn passes on.
     pub fn take_turn(&self) -> impl Iterator<Item = &NodeId> {
         // Only the count matters, nothing is published by it.
@@ -134,5 +141,6 @@ mod tests {
     fn an_empty_set_has_no_turn() {
         let set = NodeSet::new([]);
         assert_eq!(set.take_turn().count(), 0);
+        assert_eq!(set.from_place(5).count(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! the DTS daemon as a library
 
 pub mod admin;
+pub mod adoption;
 pub mod config;
 pub mod current;
 pub mod daemon;
@@ -9,4 +10,5 @@ pub mod housekeeping;
 pub mod inspect;
 pub mod kernel;
 pub mod placement;
+pub mod rules;
 pub mod worker;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dts_core::ring::RingHashSpec;
 
-use crate::config::{Config, Member};
+use crate::config::{Config, Member, NodeId};
 use crate::inspect::TargetChoice;
 
 pub use ring::{NodeIndex, Ring, RingMember, TooManyPoints};
@@ -52,22 +52,39 @@ impl Placement {
     /// The member that a connection goes to; `None` when the choice leaves no eligible one.
     pub fn resolve(&self, choice: &TargetChoice) -> Option<(NodeIndex, &Member)> {
         let index = match choice {
+            TargetChoice::Nodes(set) => self.first_eligible(set.take_turn()),
+            choice => self.without_turn(choice),
+        }?;
+        Some((index, &self.target(index)?.member))
+    }
+
+    /// The same, but by the flow's `place` on the ring where there are turns: whichever node asks, the answer is the same.
+    pub fn resolve_for(&self, choice: &TargetChoice, place: u64) -> Option<(NodeIndex, &Member)> {
+        let index = match choice {
+            TargetChoice::Nodes(set) => self.first_eligible(set.from_place(place)),
+            choice => self.without_turn(choice),
+        }?;
+        Some((index, &self.target(index)?.member))
+    }
+
+    fn first_eligible<'a>(&self, mut ids: impl Iterator<Item = &'a NodeId>) -> Option<NodeIndex> {
+        ids.find_map(|id| {
+            let position = self
+                .members
+                .iter()
+                .position(|known| known.member.id == *id)?;
+            Some(NodeIndex(position as u32)).filter(|index| self.is_eligible(*index))
+        })
+    }
+
+    fn without_turn(&self, choice: &TargetChoice) -> Option<NodeIndex> {
+        match choice {
             TargetChoice::Local => Some(self.local).filter(|index| self.is_eligible(*index)),
-            TargetChoice::Nodes(set) => {
-                let mut known = set.take_turn().filter_map(|id| {
-                    let position = self
-                        .members
-                        .iter()
-                        .position(|known| known.member.id == *id)?;
-                    Some(NodeIndex(position as u32))
-                });
-                known.find(|index| self.is_eligible(*index))
-            }
+            TargetChoice::Nodes(_) => None,
             TargetChoice::Key(hash) => self
                 .requests
                 .owner_of_hash_among(*hash, |index| self.is_eligible(index)),
-        }?;
-        Some((index, &self.target(index)?.member))
+        }
     }
 
     /// Says whether a member may be given connections. Unknown members are ignored.
@@ -101,7 +118,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::NodeId;
     use crate::inspect::NodeSet;
 
     fn config() -> Config {

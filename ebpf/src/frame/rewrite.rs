@@ -207,6 +207,72 @@ fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
     )
 }
 
+/// How many bytes of options a SYN-ACK of the filter's has.
+pub const SYN_ACK_OPTIONS: usize = 20;
+
+/// Turns the frame, a client's SYN, into a SYN-ACK to the client, with these header fields and options.
+///
+/// Nothing of the old frame stays but its room and its link-layer addresses: the client's IP header says what the
+/// client, and the way from it, wanted.
+#[inline(never)]
+pub fn make_syn_ack(
+    skb: Skb,
+    ip: &Ip,
+    header: &TcpHeader,
+    options: &[u32; SYN_ACK_OPTIONS / 4],
+) -> Rewrite {
+    const LEN: usize = TCP_HEADER + SYN_ACK_OPTIONS;
+    if ip.header_len > IPV4 {
+        skb.adjust_room(IPV4 as i32 - ip.header_len as i32)?;
+    }
+    skb.resize(ETH + IPV4 + LEN as u32)?;
+    fresh_ip(skb, ip, LEN as u16)?;
+    let l4 = ETH + IPV4;
+    let mut tcp: HeaderWords = [0; TCP_HEADER / 4];
+    header.emit_words(&mut tcp);
+    skb.store(l4, &tcp)?;
+    skb.store(l4 + TCP_HEADER as u32, options)?;
+    let sum = csum_diff(&[0u32], &tcp);
+    skb.l4_diff(l4 + TCP_CHECKSUM, sum, 0)?;
+    skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u32], options), 0)?;
+    let [src, dst] = pair(ip.dst, ip.src);
+    let pseudo = [src, dst, ((TCP as u32) << 16 | LEN as u32).to_be()];
+    skb.l4_diff(
+        l4 + TCP_CHECKSUM,
+        csum_diff(&[0u32], &pseudo),
+        BPF_F_PSEUDO_HDR.into(),
+    )
+}
+
+/// Writes an IPv4 header of its own for a segment of `len` bytes in the opposite direction.
+#[inline(never)]
+fn fresh_ip(skb: Skb, ip: &Ip, len: u16) -> Rewrite {
+    const DONT_FRAGMENT: u32 = 0x4000;
+    const TTL: u32 = 64;
+    let [src, dst] = pair(ip.dst, ip.src);
+    let mut words = [
+        (0x4500_0000 | (IPV4 + len as u32)).to_be(),
+        DONT_FRAGMENT.to_be(),
+        (TTL << 24 | (TCP as u32) << 16).to_be(),
+        src,
+        dst,
+    ];
+    let sum = csum_diff(&[0u32], &words) as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    // The sum is of words as they are in memory.
+    let [first, second] = (!(sum as u16)).to_ne_bytes();
+    words[2] |= u32::from_ne_bytes([0, 0, first, second]);
+    skb.store(ETH, &words)
+}
+
+/// Replaces the header's first option, one of sixteen bytes.
+#[inline(never)]
+pub fn replace_ip_option(skb: Skb, old: &[u8; 16], new: &[u8; 16]) -> Rewrite {
+    skb.l3_diff(csum_diff(old, new))?;
+    skb.store(ETH + IPV4, new)
+}
+
 /// Puts an IPv4 option of sixteen bytes into the header, before all others: the kernel makes and takes
 /// room right after the header's fixed part.
 #[inline(never)]

@@ -36,6 +36,14 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether the frame was sent to this interface's own link-layer address. A switch floods frames to addresses that it
+    /// doesn't know.
+    #[inline(always)]
+    pub fn is_for_us(self) -> bool {
+        // SAFETY: as in `len`; PACKET_HOST is 0.
+        unsafe { (*self.0).pkt_type == 0 }
+    }
+
     /// The packet's mark.
     #[inline(always)]
     pub fn mark(self) -> u32 {
@@ -127,6 +135,14 @@ impl Skb {
     pub fn send_copy(self, ifindex: u32) -> Rewrite {
         // SAFETY: plain helper call on the context.
         let r = unsafe { helper::bpf_clone_redirect(self.0, ifindex, 0) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Lets a copy of the packet arrive on an interface.
+    #[inline(always)]
+    pub fn arrive_copy(self, ifindex: u32) -> Rewrite {
+        // SAFETY: plain helper call on the context.
+        let r = unsafe { helper::bpf_clone_redirect(self.0, ifindex, BPF_F_INGRESS.into()) };
         if r == 0 { Ok(()) } else { Err(FAILED) }
     }
 

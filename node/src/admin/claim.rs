@@ -4,11 +4,16 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 
 /// Who may talk to the daemon: its user and its group.
 const MODE: u32 = 0o660;
+
+/// How long to wait for a daemon that has ended or was killed: the kernel takes a while to close its sockets.
+const ENDING: Duration = Duration::from_secs(3);
 
 /// The right to be the daemon of a socket.
 ///
@@ -74,16 +79,22 @@ impl Claim {
             .mode(0o600)
             .open(&path)
             .map_err(ClaimError::unusable("open the lock file", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(ClaimError::AlreadyRunning {
-                    socket: socket.to_owned(),
-                    pid: read_pid(&mut lock),
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(ClaimError::unusable("lock", &path)(source));
+        let patience = Instant::now() + ENDING;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let pid = read_pid(&mut lock);
+                    if pid.is_some_and(is_ending) && Instant::now() < patience {
+                        sleep(Duration::from_millis(5));
+                        continue;
+                    }
+                    let socket = socket.to_owned();
+                    return Err(ClaimError::AlreadyRunning { socket, pid });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(ClaimError::unusable("lock", &path)(source));
+                }
             }
         }
         write_pid(&mut lock).map_err(ClaimError::unusable("write the lock file", &path))?;
@@ -132,6 +143,18 @@ impl ClaimError {
     }
 }
 
+/// Whether a process runs no more, and only its remains are being cleared away.
+fn is_ending(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The state follows the name, which may have anything in it.
+        Ok(stat) => {
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+            state.is_some_and(|state| state.starts_with(['Z', 'X']))
+        }
+        Err(_) => true,
+    }
+}
+
 fn lock_path(socket: &Path) -> PathBuf {
     let mut name = socket.as_os_str().to_owned();
     name.push(".lock");
@@ -139,6 +162,7 @@ fn lock_path(socket: &Path) -> PathBuf {
 }
 
 fn read_pid(lock: &mut File) -> Option<u32> {
+    lock.rewind().ok()?;
     let mut text = String::new();
     lock.take(16).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()

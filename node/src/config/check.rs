@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::diagnostic::{Report, Reported};
 use super::model::{
-    ClusterConfig, Config, Matcher, Mode, NodeConfig, NodeId, RingConfig, Service, Target,
+    ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, RingConfig, Service, Target,
 };
 use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft};
 use super::reader::nearest;
@@ -347,11 +347,12 @@ fn covers(wide: &Matcher, narrow: &Matcher) -> bool {
 }
 
 /// With splice, only the first request of a connection is inspected (DTS §4.4.1: "currently DTS does
-/// not support inspecting multiple requests on a single TCP connection").
+/// not support inspecting multiple requests on a single TCP connection"). With adoption that is a choice.
 fn later_requests_follow_the_first(draft: &ServiceDraft, report: &mut Report<'_>) {
     let service = &draft.service;
     let requests_differ = !service.rules.is_empty() || service.default == Target::HashUri;
-    if service.mode == Mode::L7 && requests_differ {
+    let first_only = service.handover == Handover::Splice || !service.each_request;
+    if service.mode == Mode::L7 && requests_differ && first_only {
         report.warning(
             &draft.header,
             format!(

@@ -159,6 +159,8 @@ pub struct Service {
     pub mode: Mode,
     /// How a connection moves.
     pub handover: Handover,
+    /// Whether each request of a connection that was adopted goes where the rules say, or only the first.
+    pub each_request: bool,
     /// The port that the inspector listens on; `Some` in mode `l7`.
     pub inspector_port: Option<u16>,
     /// What the clients speak.
@@ -217,8 +219,11 @@ pub enum Mode {
 /// How a connection moves from the inspecting to the processing node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// The best that listener and kernel allow. In this version: [`Handover::Splice`].
+    /// The better one that listener and kernel allow.
     Auto,
+    /// Without a second connection: the processing node's kernel makes the socket of the client's own segment. Where
+    /// listener or kernel don't allow it, [`Handover::Splice`].
+    Adopt,
     /// The paper's: two connections joined by rewriting sequence numbers.
     Splice,
 }

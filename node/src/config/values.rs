@@ -222,15 +222,13 @@ pub(super) fn fate(value: &DeValue<'_>) -> Result<Fate, Problem> {
 }
 
 pub(super) fn handover(value: &DeValue<'_>) -> Result<Handover, Problem> {
-    if text(value)? == "adopt" {
-        return Err(Problem::new(
-            "is \"adopt\", which this version does not have",
-            "write `handover = \"auto\"`, or \"splice\"",
-        ));
-    }
     one_of(
         value,
-        &[("auto", Handover::Auto), ("splice", Handover::Splice)],
+        &[
+            ("auto", Handover::Auto),
+            ("adopt", Handover::Adopt),
+            ("splice", Handover::Splice),
+        ],
     )
 }
 

@@ -1,20 +1,27 @@
 //! What the daemon tells about itself.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Daemon, listens};
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::adoption::{Adoption, stage};
+use dts_core::verdict::{Action, Verdict};
+
+use super::{Daemon, listens, locked};
 use crate::admin::{
     AdminSource, Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts,
-    InterfaceRole, InterfaceView, LeaseView, MemberView, Method, MethodView, ReloadReport,
-    RingQuery, RingView, ServiceView, StatsView, StatusView,
+    InterfaceRole, InterfaceView, LeaseView, MemberView, MethodView, ReloadReport, RingQuery,
+    RingView, ServiceView, StatsView, StatusView,
 };
 use crate::config::{Config, Mode, Service};
-use crate::kernel::AttachMode;
+use crate::current::Current;
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::interface_is_up;
+use crate::kernel::{AttachMode, FilterError};
+
+/// How long a connection that is noted as undecided may have been so: after that its client has given up.
+const UNDECIDED_MS: u32 = 2_000;
 
 impl AdminSource for Daemon {
     fn status(&self) -> StatusView {
@@ -22,7 +29,7 @@ impl AdminSource for Daemon {
         let config = &current.config;
         let now = Duration::from_nanos(monotonic_ns());
         let remaining = self.filter.lease().unwrap_or_default().saturating_sub(now);
-        let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let warnings = locked(&self.warnings);
         StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster: config.cluster.name.clone(),
@@ -41,7 +48,7 @@ impl AdminSource for Daemon {
             },
             interfaces: self.interfaces(),
             members: config.members.iter().map(MemberView::from).collect(),
-            services: config.services.iter().map(service).collect(),
+            services: config.services.iter().map(|s| self.service(s)).collect(),
             handovers: self.handover_counts(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
@@ -65,14 +72,16 @@ impl AdminSource for Daemon {
             .filter
             .connections()
             .map_err(|error| error.to_string())?;
-        Ok(filter.pick(all.iter().map(|(key, entry)| {
+        let spliced = all.iter().map(|(key, entry)| {
             let service = current
                 .config
                 .services
                 .iter()
                 .find(|s| s.id() == entry.service);
             ConnectionView::new(key, entry, service.map(|s| &*s.name), now)
-        })))
+        });
+        let adopted = self.adopted_connections(&current, now)?;
+        Ok(filter.pick(spliced.chain(adopted)))
     }
 
     fn stats(&self) -> Result<StatsView, String> {
@@ -95,8 +104,44 @@ impl AdminSource for Daemon {
 }
 
 impl Daemon {
+    /// The connections that the daemon's inspector has not decided about, and those that the servers have.
+    fn adopted_connections(
+        &self,
+        current: &Current,
+        now: u32,
+    ) -> Result<Vec<ConnectionView>, String> {
+        let text = |error: FilterError| error.to_string();
+        let scale = self.filter.node().map_err(text)?.announced_scale;
+        let mut all = self.filter.adoptions().map_err(text)?;
+        all.retain(|(_, known)| {
+            let fresh = now.wrapping_sub(known.since) < UNDECIDED_MS;
+            match known.stage {
+                stage::HERE | stage::OPEN => true,
+                stage::UNDECIDED => fresh,
+                _ => false,
+            }
+        });
+        let flows: Vec<FlowKey> = all.iter().map(|(flow, _)| *flow).collect();
+        let alive = self.filter.alive(&flows).map_err(text)?;
+        let kept = all
+            .iter()
+            .zip(alive)
+            .filter(|((_, known), alive)| *alive || known.stage == stage::UNDECIDED);
+        let view = |((flow, known), _): (&(FlowKey, Adoption), bool)| {
+            let service = current
+                .config
+                .services
+                .iter()
+                .find(|s| Addr::from(s.vip) == flow.local && s.port == flow.local_port);
+            let id = service.map_or(0, Service::id);
+            let service = (service.map(|s| &*s.name), id);
+            ConnectionView::adopted(flow, known, service, (scale, now))
+        };
+        Ok(kept.map(view).collect())
+    }
+
     fn interfaces(&self) -> Vec<InterfaceView> {
-        let applied = *self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = *locked(&self.applied);
         let view = |name: &str, index, role| InterfaceView {
             name: name.to_owned(),
             index,
@@ -117,13 +162,45 @@ impl Daemon {
         ]
     }
 
+    fn service(&self, service: &Service) -> ServiceView {
+        let method = locked(&self.methods)
+            .get(&service.id())
+            .filter(|_| service.mode == Mode::L7)
+            .map(|chosen| MethodView {
+                name: chosen.method,
+                why: chosen.why.to_owned(),
+            });
+        ServiceView {
+            name: service.name.clone(),
+            vip: service.vip,
+            port: service.port,
+            mode: service.mode.into(),
+            handover: service.handover.into(),
+            method,
+            inspector_port: service.inspector_port,
+            listener_present: listens(service.vip, service.port),
+        }
+    }
+
+    fn adopted(&self) -> u64 {
+        let counters = self.filter.stats().unwrap_or_default();
+        let adopted = Verdict::Done(Action::Adopted);
+        counters
+            .iter()
+            .find(|(verdict, _)| *verdict == adopted)
+            .map_or(0, |(_, count)| *count)
+    }
+
     fn handover_counts(&self) -> HandoverCounts {
         let counters = self.handovers.counters();
-        let failed = counters
-            .failures()
-            .map(|(name, count)| (name.to_owned(), count));
+        let unreachable = read(&self.adoptions.unreachable);
+        let failed = counters.failures().map(|(name, count)| match name {
+            "unreachable" => (name.to_owned(), count + unreachable),
+            _ => (name.to_owned(), count),
+        });
         HandoverCounts {
             in_progress: self.handovers.in_progress(),
+            adopted: self.adopted(),
             done: read(&counters.done),
             failed: failed.collect(),
         }
@@ -144,6 +221,15 @@ impl Daemon {
             }
         }
         let counters = self.handovers.counters();
+        for (name, counter) in [
+            ("undecided", &self.adoptions.undecided),
+            ("sent_on", &self.adoptions.sent_on),
+            ("by_socket", &self.adoptions.by_socket),
+            ("crowded", &self.adoptions.crowded),
+            ("unreachable", &self.adoptions.unreachable),
+        ] {
+            all.insert(format!("adoptions.{name}"), read(counter));
+        }
         all.insert("handovers.started".to_owned(), read(&counters.started));
         all.insert("handovers.done".to_owned(), read(&counters.done));
         for (name, count) in counters.failures() {
@@ -155,23 +241,6 @@ impl Daemon {
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-fn service(service: &Service) -> ServiceView {
-    let method = (service.mode == Mode::L7).then(|| MethodView {
-        name: Method::Splice,
-        why: "the one method of this version".to_owned(),
-    });
-    ServiceView {
-        name: service.name.clone(),
-        vip: service.vip,
-        port: service.port,
-        mode: service.mode.into(),
-        handover: service.handover.into(),
-        method,
-        inspector_port: service.inspector_port,
-        listener_present: listens(service.vip, service.port),
-    }
 }
 
 /// What a reload changes, a sentence each.

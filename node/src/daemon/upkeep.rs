@@ -1,14 +1,21 @@
 //! What the daemon looks after as long as it runs.
 
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dts_core::addr::Addr;
+use dts_core::cookie::{key_number, slot};
 use dts_core::entry::NodeSettings;
-use tokio::time::interval;
+use dts_core::entry::adoption::Target;
+use tokio::time::{interval, sleep};
 
-use super::{Daemon, apply_host};
+use super::{Daemon, apply_host, locked};
+use crate::config::Secret;
 use crate::kernel::Attachment;
 use crate::kernel::host::clock;
+use crate::kernel::host::neighbours::Neighbours;
 use crate::kernel::socket::interface_is_up;
 
 /// How often the filter is told how monotonic time and Unix time go together: the latter may be set.
@@ -53,8 +60,88 @@ pub(super) async fn keep_settings(daemon: Arc<Daemon>) {
             }
             filter.set_node(&changed)
         });
+        let told = told.and_then(|()| filter.set_cookie_keys(&cookie_keys(&daemon.secret)));
         if let Err(error) = told {
             tracing::error!("cannot tell the filter of its node: {error}");
+        }
+    }
+}
+
+/// The keys of the cookies that are made and may come back now, by number: the present one, and those before and after
+/// it.
+pub(super) fn cookie_keys(secret: &Secret) -> Vec<(u64, [u8; 16])> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let number = key_number(slot(now.map_or(0, |now| now.as_secs())));
+    (number.saturating_sub(1)..=number + 1)
+        .map(|number| (number, secret.derive(&format!("cookie {number}"))))
+        .collect()
+}
+
+/// How often the members' link addresses are looked at.
+const NEIGHBOUR_PERIOD: Duration = Duration::from_millis(250);
+
+/// How often at first, and for how many times: until they are known, connections wait for their clients to repeat
+/// requests.
+const FIRST_PERIOD: Duration = Duration::from_millis(5);
+const FIRST_LOOKS: u32 = 40;
+
+/// Tells the filter the members' link addresses.
+pub(super) async fn keep_neighbours(daemon: Arc<Daemon>) {
+    let neighbours = match Neighbours::connect() {
+        Ok(neighbours) => neighbours,
+        Err(error) => {
+            tracing::error!("cannot look for the members' link addresses: {error}");
+            return;
+        }
+    };
+    let mut ticks = interval(NEIGHBOUR_PERIOD);
+    let mut first_looks = FIRST_LOOKS;
+    let mut last = HashMap::new();
+    let mut told = Vec::new();
+    loop {
+        if first_looks > 0 {
+            first_looks -= 1;
+            sleep(FIRST_PERIOD).await;
+        } else {
+            ticks.tick().await;
+        }
+        let current = daemon.current();
+        let own = current.config.node.address;
+        let members: Vec<Ipv4Addr> = current
+            .config
+            .members
+            .iter()
+            .filter(|member| member.address != own)
+            .filter_map(|member| match member.address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        let index = locked(&daemon.applied).back_index;
+        let known = match neighbours.look(index, &members).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::error!("cannot look for the members' link addresses: {error}");
+                continue;
+            }
+        };
+        last.extend(known.iter().map(|(address, mac)| (*address, *mac)));
+        let targets: Vec<(Addr, Target)> = members
+            .iter()
+            .map(|member| {
+                let target = Target {
+                    mac: last.get(member).copied().unwrap_or_default(),
+                    reachable: known.contains_key(member).into(),
+                };
+                (Addr::from(*member), target)
+            })
+            .collect();
+        if targets == told {
+            continue;
+        }
+        match daemon.filter.set_targets(&targets) {
+            Ok(()) => told = targets,
+            Err(error) => tracing::error!("cannot tell the filter of the members: {error}"),
         }
     }
 }

@@ -18,6 +18,8 @@
 //! As soon as it can: when no rule that could still match asks for the host, the request line is
 //! enough. What comes later can't change a decision.
 
+pub mod compiled;
+
 use dts_core::ring::{RingHashSpec, key_hash};
 use httparse::{EMPTY_HEADER, Request, Status};
 

@@ -6,6 +6,7 @@ use std::path::Path;
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNCTION: u32 = 12;
 
 /// How deep structures without a name may be inside each other: the kernel's are two or three deep, and
 /// a damaged file must not lead in a circle.
@@ -16,6 +17,12 @@ const MAX_NESTING: u32 = 8;
 pub(super) fn field_offset(name: &str, field: &str) -> Option<u32> {
     let btf = std::fs::read(Path::new("/sys/kernel/btf/vmlinux")).ok()?;
     Btf::parse(&btf)?.field_offset(name, field)
+}
+
+/// The number of the kernel's function with this name; `None` when it has none, or the information can't be read.
+pub(super) fn function_id(name: &str) -> Option<u32> {
+    let btf = std::fs::read(Path::new("/sys/kernel/btf/vmlinux")).ok()?;
+    Btf::parse(&btf)?.function_id(name)
 }
 
 struct Btf<'a> {
@@ -42,6 +49,14 @@ impl<'a> Btf<'a> {
     fn name(&self, offset: u32) -> Option<&'a [u8]> {
         let rest = self.strings.get(offset as usize..)?;
         rest.split(|b| *b == 0).next()
+    }
+
+    fn function_id(&self, name: &str) -> Option<u32> {
+        let position = self.type_positions()?.iter().position(|at| {
+            self.kind(*at) == Some(KIND_FUNCTION)
+                && word(self.types, *at).and_then(|n| self.name(n)) == Some(name.as_bytes())
+        })?;
+        u32::try_from(position + 1).ok()
     }
 
     fn field_offset(&self, name: &str, field: &str) -> Option<u32> {
@@ -131,6 +146,8 @@ mod tests {
         assert!(field_offset("sock_common", "skc_tw_rcv_nxt").is_some_and(|o| o > 0 && o % 4 == 0));
         assert_eq!(field_offset("tcp_timewait_sock", "no_such_field"), None);
         assert_eq!(field_offset("no_such_struct", "x"), None);
+        assert!(function_id("tcp_v4_rcv").is_some_and(|id| id > 0));
+        assert_eq!(function_id("no_such_function"), None);
     }
 
     #[test]

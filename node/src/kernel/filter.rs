@@ -5,43 +5,49 @@
 //! of another version are left alone.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{
-    ConnEntry, ConnKey, Handover, LAYOUT_VERSION, NodeSettings, RingState, ServiceAddr,
-    ServiceEntry, ServiceKey, SweepRecord, sweep,
+    ASSIGN_TCP_REQSK, ConnEntry, ConnKey, Handover, LAYOUT_VERSION, NodeSettings, RingState,
+    ServiceAddr, ServiceEntry, ServiceKey, SweepRecord, sweep,
 };
 use dts_core::ring::RingPoint;
+use dts_core::seq::Seq;
 use dts_core::verdict::{COUNTERS, Verdict};
 use thiserror::Error;
 
 use super::attach::Attachment;
 use super::handovers::Handovers;
 use super::shared::{Raw, bytes_of, read_plain};
-use super::{batch, btf};
+use super::{batch, btf, kfunc};
+use adopt::AdoptMaps;
 
+pub mod adopt;
 mod settings;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DTS_EBPF_OBJECT"));
 
 /// The programs, in the order of loading.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 7] = [
     "front_ingress",
     "front_egress",
     "back_ingress",
     "back_egress",
     "sweep",
     "ring_owner",
+    "nothing",
 ];
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 26] = [
     "NODE",
     "LEASE",
     "RING",
@@ -55,6 +61,28 @@ const PINNED: [&str; 13] = [
     "HANDOVERS",
     "PEERS",
     "STATS",
+    "ADOPTIONS",
+    "SPLICED",
+    "SEEN",
+    "COOKIE_KEYS",
+    "TARGETS",
+    "NODE_SETS",
+    "RULE_PATHS",
+    "RULE_PREFIXES",
+    "RULE_HOSTS",
+    "REQUEST_RING",
+    "REQUEST_POINTS",
+    "REQUEST_NODES",
+    "REQUESTS",
+];
+
+/// The filter's names for the offsets of what it reads of a connection.
+const CONNECTION_FIELDS: [&str; 5] = [
+    "RCV_NXT",
+    "COPIED_SEQ",
+    "WRITE_SEQ",
+    "OUT_OF_ORDER",
+    "TS_OFFSET",
 ];
 
 /// What can go wrong with the filter.
@@ -117,6 +145,17 @@ pub enum FilterError {
     },
 }
 
+/// What listens on a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listener {
+    /// Nothing.
+    None,
+    /// A TCP socket.
+    Tcp,
+    /// A socket that speaks MPTCP, too.
+    Mptcp,
+}
+
 type Hash<K, V> = HashMap<MapData, Raw<K>, Raw<V>>;
 
 /// The loaded filter and its maps.
@@ -136,6 +175,8 @@ pub struct Filter {
     /// The same map, to be read as a whole.
     connections_fd: OwnedFd,
     handovers: Handovers,
+    adopt: AdoptMaps,
+    can_adopt: bool,
     stats: PerCpuArray<MapData, u64>,
 }
 
@@ -162,15 +203,40 @@ impl Filter {
         })?;
         refuse_other_layouts(pins)?;
         // What the kernel calls tw_rcv_nxt is a field of the part that all sockets begin with.
-        let tw_rcv_nxt = btf::field_offset("sock_common", "skc_tw_rcv_nxt").unwrap_or(0);
+        let offset = |of, field| btf::field_offset(of, field).unwrap_or(0);
+        let tw_rcv_nxt = offset("sock_common", "skc_tw_rcv_nxt");
+        let tw_ts_recent = offset("tcp_timewait_sock", "tw_ts_recent");
+        let ack_backlog = offset("sock", "sk_ack_backlog");
+        let max_ack_backlog = offset("sock", "sk_max_ack_backlog");
+        let is_mptcp = offset("tcp_sock", "is_mptcp");
+        let fields = [
+            "rcv_nxt",
+            "copied_seq",
+            "write_seq",
+            "out_of_order_queue",
+            "tsoffset",
+        ]
+        .map(|field| offset("tcp_sock", field));
+        let adopt = btf::function_id("bpf_sk_assign_tcp_reqsk");
+        let object = kfunc::link(OBJECT, ASSIGN_TCP_REQSK, adopt).ok_or(FilterError::Object {
+            what: "call of bpf_sk_assign_tcp_reqsk",
+        })?;
         let mut loader = EbpfLoader::new();
         loader.override_global("TW_RCV_NXT", &tw_rcv_nxt, true);
+        loader.override_global("TW_TS_RECENT", &tw_ts_recent, true);
+        loader.override_global("ACK_BACKLOG", &ack_backlog, true);
+        loader.override_global("MAX_ACK_BACKLOG", &max_ack_backlog, true);
+        loader.override_global("IS_MPTCP", &is_mptcp, true);
+        for (name, offset) in CONNECTION_FIELDS.into_iter().zip(&fields) {
+            loader.override_global(name, offset, true);
+        }
+        loader.map_max_entries("ADOPTIONS", connections);
         loader.map_max_entries("CONNECTIONS", connections);
         loader.map_max_entries("PEERS", connections);
         for map in PINNED {
             loader.map_pin_path(map, pins.join(map));
         }
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = loader.load(&object)?;
         for name in PROGRAMS {
             let program: &mut SchedClassifier = ebpf
                 .program_mut(name)
@@ -212,6 +278,8 @@ impl Filter {
             members: take(&mut ebpf, "MEMBERS")?,
             connections: take(&mut ebpf, "CONNECTIONS")?,
             handovers,
+            adopt: AdoptMaps::take(&mut ebpf)?,
+            can_adopt: adopt.is_some(),
             stats: take::<PerCpuArray<MapData, u64>>(&mut ebpf, "STATS")?
                 .into_inner()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
@@ -351,6 +419,34 @@ impl Filter {
         Ok(())
     }
 
+    /// What listens on a service's port, for connections to `vip`.
+    ///
+    /// # Errors
+    ///
+    /// When the program can't be run.
+    pub fn listener(&self, vip: IpAddr, port: u16) -> Result<Listener, FilterError> {
+        let flow = FlowKey {
+            local: Addr::from(vip),
+            remote: Addr::v4([0; 4]),
+            remote_port: 0,
+            local_port: port,
+        };
+        let mut record = [SweepRecord {
+            key: ConnKey {
+                flow,
+                role: sweep::LISTENER,
+            },
+            client_isn: Seq(0),
+            value: 0,
+        }];
+        self.sweep(&mut record)?;
+        Ok(match record[0].value {
+            sweep::LISTENS => Listener::Tcp,
+            sweep::LISTENS_MPTCP => Listener::Mptcp,
+            _ => Listener::None,
+        })
+    }
+
     /// Runs a program on a frame (BPF_PROG_TEST_RUN): its result, and the frame as it left it.
     ///
     /// # Errors
@@ -387,6 +483,30 @@ impl Filter {
         let result = program.test_run(options)?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value as i32, out))
+    }
+}
+
+impl Filter {
+    /// How long a program takes for a frame, on the average of `repeat` runs (BPF_PROG_TEST_RUN).
+    ///
+    /// # Errors
+    ///
+    /// When there is no such program, or the kernel can't run it on such a frame.
+    pub fn time(
+        &self,
+        program: &'static str,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Duration, FilterError> {
+        let ebpf = lock(&self.ebpf);
+        let program: &SchedClassifier = ebpf
+            .program(program)
+            .ok_or(FilterError::Object { what: program })?
+            .try_into()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        Ok(program.test_run(options)?.duration)
     }
 }
 

@@ -8,8 +8,9 @@ mod btf;
 pub mod filter;
 mod handovers;
 pub mod host;
+mod kfunc;
 mod shared;
 pub mod socket;
 
 pub use attach::{AttachMode, Attachment};
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, Listener};

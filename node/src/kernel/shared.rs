@@ -2,6 +2,9 @@
 
 use dts_core::addr::Addr;
 use dts_core::addr::FlowKey;
+use dts_core::entry::adoption::{
+    Adoption, CookieKey, Inquiry, NodeSet, RequestRing, RuleHost, RulePath, Target,
+};
 use dts_core::entry::{
     ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, RingState, ServiceAddr, ServiceEntry,
     ServiceKey, SweepRecord,
@@ -36,6 +39,14 @@ macro_rules! plain {
 
 plain!(
     Addr,
+    Adoption,
+    CookieKey,
+    Inquiry,
+    NodeSet,
+    RequestRing,
+    RuleHost,
+    RulePath,
+    Target,
     ConnEntry,
     ConnKey,
     FlowKey,

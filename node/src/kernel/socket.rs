@@ -107,3 +107,64 @@ pub fn watch(socket: socket2::Socket, interest: Interest) -> io::Result<AsyncFd<
     // dropped, which the registration outlives not: `AsyncFd` owns both.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
 }
+
+/// Registers a descriptor of the kernel's, such as a ring buffer's, with the event loop, to wait until it can be read.
+///
+/// # Errors
+///
+/// When the system's event queue refuses it.
+pub fn watch_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as above.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// A socket that sends whole frames out of interfaces, and receives nothing.
+pub struct Packets {
+    socket: socket2::Socket,
+}
+
+impl Packets {
+    /// Opens one whose frames carry `mark`. Needs CAP_NET_RAW.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn open(mark: u32) -> io::Result<Self> {
+        // Protocol 0: no packet is copied to it.
+        let socket = socket2::Socket::new(
+            socket2::Domain::PACKET,
+            socket2::Type::RAW.nonblocking(),
+            None,
+        )?;
+        socket.set_mark(mark)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a frame, link-layer header included, out of the interface with this index.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be sent.
+    pub fn send(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: all-zero is a valid address.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        to.sll_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
+        // SAFETY: the descriptor is open; frame and address are of the lengths given.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}

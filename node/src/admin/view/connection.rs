@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use dts_core::addr::Addr;
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::adoption::{Adoption, stage};
 use dts_core::entry::{ConnEntry, ConnKey, flag, role, state};
+use dts_core::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
 use serde::{Deserialize, Serialize};
 
 /// The most connections in one answer, so that an answer has a size that client and daemon can hold.
@@ -85,7 +87,7 @@ pub struct ConnectionView {
     pub to_itself: bool,
     /// What was agreed with the client.
     pub options: OptionsView,
-    /// Time since the last packet, in milliseconds.
+    /// Time since the last packet, in milliseconds; of an adopted connection, since its beginning.
     pub idle_ms: u64,
     /// x: the client's initial sequence number.
     pub client_isn: u32,
@@ -136,18 +138,24 @@ pub enum State {
     Handing,
     /// Processing: server and client talk to each other.
     Direct,
+    /// Inspecting: the inspector has it, and nothing is acknowledged yet.
+    Undecided,
+    /// Processing: the server's socket was made of the client's own segment.
+    Adopted,
     /// None of these: the entry is another version's, or being written.
     Unknown,
 }
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Inspect,
         Self::Frozen,
         Self::Placed,
         Self::Handing,
         Self::Direct,
+        Self::Undecided,
+        Self::Adopted,
         Self::Unknown,
     ];
 
@@ -159,6 +167,8 @@ impl State {
             Self::Placed => state::name(state::PLACED),
             Self::Handing => state::name(state::HANDING),
             Self::Direct => state::name(state::DIRECT),
+            Self::Undecided => "undecided",
+            Self::Adopted => "adopted",
             Self::Unknown => "unknown",
         }
     }
@@ -242,6 +252,57 @@ impl ConnectionView {
     }
 }
 
+impl ConnectionView {
+    /// A connection that is being or has been adopted, of the service with this name and number; `now` is the monotonic
+    /// clock in milliseconds, `announced_scale` what the filter tells clients.
+    pub fn adopted(
+        flow: &FlowKey,
+        known: &Adoption,
+        (service, service_id): (Option<&str>, u16),
+        (announced_scale, now): (u8, u32),
+    ) -> Self {
+        let terms = known.terms();
+        let has = |agreed| terms.agreed & agreed != 0;
+        let undecided = known.stage == stage::UNDECIDED;
+        Self {
+            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
+            local: SocketAddr::new(flow.local.into(), flow.local_port),
+            role: if undecided {
+                Role::Inspecting
+            } else {
+                Role::Processing
+            },
+            state: if undecided {
+                State::Undecided
+            } else {
+                State::Adopted
+            },
+            service: service.map(str::to_owned),
+            service_id,
+            peer: None,
+            peer_port: None,
+            to_itself: false,
+            options: OptionsView {
+                mss: Some(terms.mss),
+                scale: has(AGREED_SCALE).then_some(ScaleView {
+                    client: terms.client_scale,
+                    announced: announced_scale,
+                    own: None,
+                }),
+                sack: has(AGREED_SACK),
+                timestamps: has(AGREED_TIMESTAMPS),
+                ecn: has(AGREED_ECN),
+            },
+            idle_ms: idle(now, known.since),
+            client_isn: known.client_isn.0,
+            server_isn: Some(known.server_isn.0),
+            seq_delta: None,
+            ts_delta: None,
+            request_end: None,
+        }
+    }
+}
+
 impl OptionsView {
     fn new(entry: &ConnEntry, role: Role) -> Self {
         Self {
@@ -270,8 +331,6 @@ fn idle(now: u32, used_at: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use dts_core::addr::FlowKey;
-    use dts_core::handover::{AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
     use dts_core::seq::Seq;
 
     use super::*;

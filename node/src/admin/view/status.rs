@@ -203,6 +203,8 @@ impl From<Mode> for ServiceMode {
 pub enum HandoverMode {
     /// The best that listener and kernel allow.
     Auto,
+    /// By adoption where listener and kernel allow.
+    Adopt,
     /// By splicing.
     Splice,
 }
@@ -212,6 +214,7 @@ impl HandoverMode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Adopt => "adopt",
             Self::Splice => "splice",
         }
     }
@@ -221,6 +224,7 @@ impl From<Handover> for HandoverMode {
     fn from(handover: Handover) -> Self {
         match handover {
             Handover::Auto => Self::Auto,
+            Handover::Adopt => Self::Adopt,
             Handover::Splice => Self::Splice,
         }
     }
@@ -241,6 +245,8 @@ pub struct MethodView {
 pub enum Method {
     /// Two connections joined by rewriting sequence numbers (DTS §2.2).
     Splice,
+    /// The processing node's kernel makes the socket of the client's own segment.
+    Adopt,
 }
 
 impl Method {
@@ -248,6 +254,7 @@ impl Method {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Splice => "splice",
+            Self::Adopt => "adopt",
         }
     }
 }
@@ -257,6 +264,9 @@ impl Method {
 pub struct HandoverCounts {
     /// Begun and not ended.
     pub in_progress: u64,
+    /// Connections that this node's servers were given without a second connection, since the filter was loaded.
+    #[serde(default)]
+    pub adopted: u64,
     /// Ended with the connection on its processing node.
     pub done: u64,
     /// Ended otherwise, by reason.

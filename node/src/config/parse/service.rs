@@ -81,6 +81,7 @@ fn service(
             port: port.into_inner(),
             mode: mode?.into_inner(),
             handover: inspection.handover,
+            each_request: inspection.each_request,
             inspector_port: inspection.port.map(Spanned::into_inner),
             protocol: inspection.protocol,
             keep_local: inspection.keep_local,
@@ -104,6 +105,7 @@ fn service(
 struct Inspection {
     port: Option<Spanned<u16>>,
     handover: Handover,
+    each_request: bool,
     protocol: Protocol,
     keep_local: Vec<String>,
     rules: Vec<Spanned<Rule>>,
@@ -119,6 +121,7 @@ impl Default for Inspection {
         Self {
             port: None,
             handover: Handover::Auto,
+            each_request: true,
             protocol: Protocol::Http,
             keep_local: Vec::new(),
             rules: Vec::new(),
@@ -134,8 +137,9 @@ impl Default for Inspection {
 impl Inspection {
     /// Of an `l4` service: any of its keys is a misunderstanding.
     fn none(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Self, Reported> {
-        const KEYS: [&str; 10] = [
+        const KEYS: [&str; 11] = [
             "handover",
+            "each_request",
             "inspector_port",
             "protocol",
             "keep_local",
@@ -168,6 +172,12 @@ impl Inspection {
     ) -> Result<Self, Reported> {
         let fallback = Self::default();
         let handover = table.or(report, "handover", values::handover, fallback.handover);
+        let each_request = table.or(
+            report,
+            "each_request",
+            values::boolean,
+            fallback.each_request,
+        );
         let protocol = table.or(report, "protocol", values::protocol, fallback.protocol);
         let keep_local = keep_local(table, report);
         let default = match table.raw("default") {
@@ -192,6 +202,7 @@ impl Inspection {
         Ok(Self {
             port: port?,
             handover: handover?.into_inner(),
+            each_request: each_request?.into_inner(),
             protocol: protocol?.into_inner(),
             keep_local: keep_local?,
             rules: rules?,

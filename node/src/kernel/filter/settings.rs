@@ -1,8 +1,9 @@
 //! What the daemon tells the filter: node, lease, ring, VIPs, members, services.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, MapData, MapError};
 use dts_core::addr::Addr;
 use dts_core::entry::{
     NodeSettings, RingState, ServiceAddr, ServiceEntry, ServiceKey, service_kind,
@@ -13,7 +14,7 @@ use super::{Filter, FilterError, lock, map_error};
 use crate::kernel::shared::Raw;
 
 impl Filter {
-    /// Tells the filter about its node. The epoch of its services stays what it is.
+    /// Tells the filter about its node. The epoch of its services and the bank of the request ring stay what they are.
     ///
     /// # Errors
     ///
@@ -21,12 +22,13 @@ impl Filter {
     pub fn set_node(&self, settings: &NodeSettings) -> Result<(), FilterError> {
         self.change_node(|old| NodeSettings {
             services_epoch: old.services_epoch,
+            request_bank: old.request_bank,
             ..*settings
         })
     }
 
     /// Replaces the node's settings by what `new` makes of them.
-    fn change_node(
+    pub(super) fn change_node(
         &self,
         new: impl FnOnce(NodeSettings) -> NodeSettings,
     ) -> Result<(), FilterError> {
@@ -161,6 +163,23 @@ impl Filter {
         replaced
     }
 
+    /// What the filter was last told of a service; `None` when it knows of none there.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn service(&self, vip: IpAddr, port: u16) -> Result<Option<ServiceEntry>, FilterError> {
+        let key = ServiceKey {
+            vip: Addr::from(vip),
+            port: port.into(),
+        };
+        match lock(&self.services).get(&Raw(key), 0) {
+            Ok(found) => Ok(Some(found.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(map_error("SERVICES")(error)),
+        }
+    }
+
     fn replace_services(&self, services: &[(ServiceKey, ServiceEntry)]) -> Result<(), FilterError> {
         let wanted: Vec<_> = services.iter().map(|(k, v)| (Raw(*k), Raw(*v))).collect();
         replace("SERVICES", &mut lock(&self.services), &wanted, |a, b| {
@@ -168,7 +187,7 @@ impl Filter {
         })?;
         let ids: Vec<_> = services
             .iter()
-            .filter(|(_, entry)| entry.kind == service_kind::L7)
+            .filter(|(_, entry)| matches!(entry.kind, service_kind::L7 | service_kind::ADOPT))
             .map(|(key, entry)| {
                 (
                     u32::from(entry.id),
@@ -186,7 +205,7 @@ impl Filter {
 }
 
 /// Makes a map hold exactly `wanted`: new values first, then what is no longer wanted is removed.
-fn replace<K: aya::Pod, V: aya::Pod>(
+pub(super) fn replace<K: aya::Pod, V: aya::Pod>(
     name: &'static str,
     map: &mut HashMap<MapData, K, V>,
     wanted: &[(K, V)],

@@ -55,6 +55,9 @@ pub(super) struct Interfaces {
     pub(super) front_mac: Mac,
     pub(super) back: Interface,
     pub(super) back_mac: Mac,
+    /// Maximum transmission units, in bytes.
+    pub(super) front_mtu: u32,
+    pub(super) back_mtu: u32,
     pub(super) loopback: Interface,
 }
 
@@ -71,6 +74,8 @@ impl Interfaces {
             front_mac,
             back: back.interface.clone(),
             back_mac,
+            front_mtu: front.mtu,
+            back_mtu: back.mtu,
             loopback: loopback.interface.clone(),
         })
     }

@@ -23,6 +23,7 @@ pub mod clock;
 mod error;
 mod interfaces;
 mod multicast;
+pub mod neighbours;
 mod netlink;
 mod plan;
 mod privileges;
@@ -70,6 +71,12 @@ pub struct Applied {
     pub front_mac: [u8; 6],
     /// The back's own link address.
     pub back_mac: [u8; 6],
+    /// The front's maximum transmission unit, in bytes.
+    pub front_mtu: u32,
+    /// The back's.
+    pub back_mtu: u32,
+    /// Whether the back's reverse path filter is strict: it drops what the clients have sent.
+    pub strict_back: bool,
 }
 
 /// The host that this process runs on.
@@ -164,5 +171,8 @@ fn applied(interfaces: &Interfaces) -> Applied {
         back_index: interfaces.back.index,
         front_mac: interfaces.front_mac.0,
         back_mac: interfaces.back_mac.0,
+        front_mtu: interfaces.front_mtu,
+        back_mtu: interfaces.back_mtu,
+        strict_back: sysctl::reverse_path_is_strict(&interfaces.back.name),
     }
 }

@@ -35,6 +35,10 @@ impl Netlink {
         Ok(Self(handle))
     }
 
+    pub(super) fn handle(&self) -> &Handle {
+        &self.0
+    }
+
     pub(super) async fn links(&self) -> io::Result<Vec<Link>> {
         let links: Vec<_> = self
             .0
@@ -184,11 +188,13 @@ fn link(message: LinkMessage) -> Option<Link> {
     let mut name = None;
     let mut mac = None;
     let mut controller = None;
+    let mut mtu = 0;
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(found) => name = Some(found),
             LinkAttribute::Address(found) => mac = found.try_into().ok().map(Mac),
             LinkAttribute::Controller(found) => controller = Some(found),
+            LinkAttribute::Mtu(found) => mtu = found,
             _ => {}
         }
     }
@@ -197,6 +203,7 @@ fn link(message: LinkMessage) -> Option<Link> {
             name: name?,
             index: message.header.index,
         },
+        mtu,
         ethernet: mac.filter(|_| is_ethernet),
         up: message.header.flags.contains(LinkFlags::Up),
         controller,
@@ -264,7 +271,7 @@ fn route(message: RouteMessage) -> Route {
 }
 
 /// The error without its wrapping.
-fn io(error: rtnetlink::Error) -> io::Error {
+pub(super) fn io(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),

@@ -200,6 +200,7 @@ mod tests {
         };
         let link = |name: &str, index| Link {
             interface: interface(name, index),
+            mtu: 1500,
             ethernet: None,
             up: true,
             controller: None,

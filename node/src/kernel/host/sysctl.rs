@@ -50,6 +50,21 @@ impl Key {
     }
 }
 
+/// Whether an interface's reverse path filter is strict (`rp_filter` 1, of the interface or of all). A setting that can't
+/// be read is taken to be.
+pub(super) fn reverse_path_is_strict(interface: &str) -> bool {
+    let of = |name: &str| {
+        let path: PathBuf = ["/proc/sys/net/ipv4/conf", name, "rp_filter"]
+            .iter()
+            .collect();
+        fs::read_to_string(path).ok()?.trim().parse::<i32>().ok()
+    };
+    match (of("all"), of(interface)) {
+        (Some(all), Some(own)) => all.max(own) == 1,
+        _ => true,
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

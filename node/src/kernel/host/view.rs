@@ -24,6 +24,8 @@ pub(super) struct View {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) interface: Interface,
+    /// Its maximum transmission unit, in bytes.
+    pub(super) mtu: u32,
     /// Its Ethernet address, if it has one.
     pub(super) ethernet: Option<Mac>,
     pub(super) up: bool,

@@ -1,0 +1,504 @@
+//! At the target: segments that other nodes, or this one, send on, and the making of sockets.
+
+use dts_core::{
+    decide::{Socket, adopt},
+    entry::{
+        ConnKey, NodeSettings, ServiceEntry,
+        adoption::{Adoption, stage, track},
+        role, service_kind, setting,
+    },
+    handover::{
+        AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS,
+        adoption::{self as option, Kind, Numbers},
+        release::{LEN, Room},
+    },
+    segment::{RST, TcpHeader},
+    seq::Seq,
+    verdict::{Action, DropReason},
+};
+
+use super::{
+    adopt_room, recall, record, refused, requests,
+    seen::{fingerprint, remember, seen},
+};
+use crate::{
+    ADOPT_FRAME, Outcome, Step,
+    entries::{count_spliced, entry, service},
+    facts::{SockRef, now_ms, socket, unix_seconds},
+    frame::{
+        Bare, ETH, IPV4, Ip, Segment, Skb, macs, make_bare, options, remove_ip_option,
+        replace_ip_option, rewrite,
+    },
+    front::client_flow,
+    handover_syn::syn_room,
+    maps::{ADOPTIONS, AdoptRoom, CONNECTIONS},
+    outcome,
+};
+
+/// How often a segment comes round while an old socket of its flow is being removed.
+const ROUNDS: u32 = 32;
+
+/// A frame with an adoption's option, from the back.
+#[inline(never)]
+pub fn arrive(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
+    // The tag says nothing of a segment's length: half of one would be adopted as if it were all.
+    if ip.fragment {
+        return Outcome::drop(DropReason::Fragment);
+    }
+    if settings.flags & setting::DETOUR != 0 && skb.ifindex() != settings.front {
+        skb.set_mark(ADOPT_FRAME);
+        return Outcome::redirect(Action::Redirected, skb.arrive(settings.front));
+    }
+    outcome(|| {
+        let (segment, room) = (read(skb, ip)?, adopt_room()?);
+        let kind = verified(segment, room, settings);
+        if kind == FORGED {
+            return Err(DropReason::BadTag);
+        }
+        let (vip, port) = (&segment.flow.local, segment.flow.local_port);
+        let Some(service) = service(settings, vip, port) else {
+            return Err(DropReason::UnknownService);
+        };
+        Ok(match kind {
+            REFUSED => refused(skb, segment, service, settings),
+            UNABLE => unable(skb, segment, service, settings),
+            _ if service.kind != service_kind::ADOPT => {
+                room.refusal = UNABLE;
+                refuse(skb, segment, room, settings)
+            }
+            FIRST | NEXT => first(skb, segment, room, settings),
+            _ => later(skb, segment, room),
+        })
+    })
+}
+
+/// Reads the segment, and its option into the room.
+#[inline(never)]
+fn read(skb: Skb, ip: &Ip) -> Result<&'static mut Segment, DropReason> {
+    let Some(bytes) = skb.load::<LEN>(ETH + IPV4) else {
+        return Err(DropReason::BadOption);
+    };
+    adopt_room()?.option = Room { bytes };
+    let Some(segment) = Segment::read(skb, ip) else {
+        return Err(DropReason::Malformed);
+    };
+    segment.flow = client_flow(ip, &segment.tcp.header);
+    Ok(segment)
+}
+
+/// What a frame is, its terms being in the room then; [`FORGED`] when its option is not one of this cluster's.
+///
+/// A function of its own, because the hash wants the stack for itself. A number, because the kernel does not take the type
+/// information of an `Option` of this.
+#[inline(never)]
+fn verified(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> u32 {
+    let numbers = Numbers {
+        seq: segment.tcp.header.seq,
+        ack: segment.tcp.header.ack,
+    };
+    let verified = option::verify(
+        &settings.tag_key,
+        &segment.flow,
+        numbers,
+        unix_seconds(settings),
+        &mut room.option,
+    );
+    match verified {
+        Some(adoption) => {
+            room.terms = adoption.terms;
+            room.record.track = adoption.track.into();
+            room.interval = adoption.interval.into();
+            adoption.kind as u32
+        }
+        None => FORGED,
+    }
+}
+
+/// No kind of a frame.
+const FORGED: u32 = u32::MAX;
+const FIRST: u32 = Kind::First as u32;
+const NEXT: u32 = Kind::Next as u32;
+const REFUSED: u32 = Kind::Refused as u32;
+const UNABLE: u32 = Kind::Unable as u32;
+
+/// Takes the option out of the frame.
+#[inline(never)]
+pub(super) fn strip(skb: Skb, segment: &mut Segment, room: &AdoptRoom) -> Result<(), DropReason> {
+    remove_ip_option(skb, &segment.ip, &room.option.bytes)?;
+    segment.ip.header_len -= LEN as u32;
+    segment.ip.total_len -= LEN as u32;
+    Ok(())
+}
+
+/// Sends the frame back to the node that it came from, as one that no server here takes.
+#[inline(never)]
+fn refuse(skb: Skb, segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        room.old_option = room.option;
+        seal_refusal(segment, room, settings);
+        replace_ip_option(skb, &room.old_option.bytes, &room.option.bytes)?;
+        turn_round(skb)?;
+        Ok(Outcome::redirect(Action::Refused, skb.send(settings.back)))
+    })
+}
+
+/// Sends a frame back to where it came from.
+#[inline(never)]
+fn turn_round(skb: Skb) -> Result<(), DropReason> {
+    let Some((to, from)) = macs(skb) else {
+        return Err(DropReason::Malformed);
+    };
+    skb.set_macs(&from, &to)
+}
+
+/// A function of its own, because the hash wants the stack for itself.
+#[inline(never)]
+fn seal_refusal(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) {
+    let t = &segment.tcp.header;
+    let numbers = Numbers {
+        seq: t.seq,
+        ack: t.ack,
+    };
+    let adoption = option::Adoption {
+        kind: if room.refusal == UNABLE {
+            Kind::Unable
+        } else {
+            Kind::Refused
+        },
+        track: 0,
+        interval: 0,
+        terms: room.terms,
+        announced_scale: settings.announced_scale,
+    };
+    option::emit(
+        &settings.tag_key,
+        &segment.flow,
+        numbers,
+        (&adoption, unix_seconds(settings)),
+        &mut room.option,
+    );
+}
+
+/// The first segment of a connection's data: a socket is to be made of it.
+#[inline(never)]
+fn first(
+    skb: Skb,
+    segment: &mut Segment,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Outcome {
+    outcome(|| {
+        let Some(sk) = SockRef::lookup(skb, &segment.flow) else {
+            room.refusal = REFUSED;
+            return Ok(refuse(skb, segment, room, settings));
+        };
+        let expected = match sk.kind() {
+            Socket::None => None,
+            Socket::TimeWait => sk.time_wait_rcv_nxt(),
+            Socket::Alive => sk.rcv_nxt(),
+        };
+        let alive = !matches!(sk.kind(), Socket::None);
+        drop(sk);
+        if alive && !is_of(segment, record(segment)) {
+            // A socket of an older connection, which its client has forgotten.
+            let Some(expected) = expected else {
+                return Err(DropReason::NotAdopted);
+            };
+            return Ok(make_way(skb, segment, expected));
+        }
+        strip(skb, segment, room)?;
+        if alive {
+            return pass_new(skb, segment, expected);
+        }
+        note_numbers(segment, room, settings);
+        Ok(adopt(skb, segment, room, settings))
+    })
+}
+
+/// Makes the record of a connection that another node sends to this one.
+#[inline(never)]
+fn note_numbers(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) {
+    let t = &segment.tcp.header;
+    room.record = Adoption {
+        client_isn: t.seq.minus(1),
+        server_isn: t.ack.minus(1),
+        terms: room.terms.pack(),
+        target: settings.address,
+        track: room.record.track & (track::ON | track::NO_BODY),
+        ..Adoption::default()
+    };
+}
+
+/// Whether a record is of the connection of this segment.
+#[inline(always)]
+fn is_of(segment: &Segment, record: Option<&mut Adoption>) -> bool {
+    record.is_some_and(|r| r.server_isn.plus(1) == segment.tcp.header.ack)
+}
+
+/// Gives a socket what it doesn't have yet.
+#[inline(always)]
+fn pass_new(skb: Skb, segment: &Segment, expected: Option<u32>) -> Step {
+    match expected {
+        Some(expected) if segment.tcp.header.end().is_after(Seq(expected)) => {
+            skb.set_mark(0);
+            skb.accept();
+            Ok(Outcome::pass(Action::HandoverIn))
+        }
+        _ => Err(DropReason::DuplicateHandover),
+    }
+}
+
+/// A later segment of a request whose first one has made a socket.
+#[inline(never)]
+fn later(skb: Skb, segment: &mut Segment, room: &mut AdoptRoom) -> Outcome {
+    outcome(|| {
+        let expected = match SockRef::lookup(skb, &segment.flow) {
+            Some(sk) if matches!(sk.kind(), Socket::Alive) => sk.rcv_nxt(),
+            _ => None,
+        };
+        if expected.is_none() || !is_of(segment, record(segment)) {
+            return Err(DropReason::TooEarly);
+        }
+        strip(skb, segment, room)?;
+        pass_new(skb, segment, expected)
+    })
+}
+
+/// Resets a socket of this node's that is in the way, and has the segment come round again.
+#[inline(never)]
+fn make_way(skb: Skb, segment: &Segment, expected: u32) -> Outcome {
+    outcome(|| {
+        let mark = skb.mark();
+        let round = mark.saturating_sub(ADOPT_FRAME);
+        if round >= ROUNDS {
+            return Err(DropReason::NotAdopted);
+        }
+        skb.set_mark(ADOPT_FRAME + round + 1);
+        skb.arrive_copy(skb.ifindex())?;
+        skb.set_mark(0);
+        let header = TcpHeader {
+            seq: Seq(expected),
+            ack: Seq(0),
+            flags: RST,
+            ..segment.tcp.header
+        };
+        let (src, dst) = (segment.ip.src, segment.ip.dst);
+        make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
+        skb.accept();
+        Ok(Outcome::pass(Action::StaleReset))
+    })
+}
+
+/// A segment that this node's daemon sends on to this node's own server, or to its own socket.
+#[inline(never)]
+pub fn arrive_here(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
+    outcome(|| {
+        let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
+            return Err(DropReason::NoEntry);
+        };
+        skb.set_mark(0);
+        recall(known, room);
+        if known.stage == stage::BY_SOCKET {
+            let (vip, port) = (&segment.flow.local, segment.flow.local_port);
+            let Some(service) = service(settings, vip, port) else {
+                return Err(DropReason::UnknownService);
+            };
+            return Ok(to_inspector(skb, segment, service, settings));
+        }
+        if !matches!(socket(skb, &segment.flow), Socket::None) {
+            skb.accept();
+            return Ok(Outcome::pass(Action::HandoverIn));
+        }
+        Ok(adopt(skb, segment, room, settings))
+    })
+}
+
+/// A target's kernel makes no sockets of segments: the connection goes by the inspector's socket here, and is spliced.
+#[inline(never)]
+fn unable(
+    skb: Skb,
+    segment: &mut Segment,
+    service: &ServiceEntry,
+    settings: &NodeSettings,
+) -> Outcome {
+    outcome(|| {
+        let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
+            return Err(DropReason::NoEntry);
+        };
+        if known.stage != stage::SENT || segment.tcp.header.seq != known.client_isn.plus(1) {
+            return Err(DropReason::UnknownHandover);
+        }
+        strip(skb, segment, room)?;
+        known.stage = stage::BY_SOCKET;
+        recall(known, room);
+        Ok(to_inspector(skb, segment, service, settings))
+    })
+}
+
+/// Gives a segment of the connection in the room to the inspector's socket, whose entry and itself are made when there
+/// are none.
+#[inline(always)]
+fn to_inspector(
+    skb: Skb,
+    segment: &mut Segment,
+    service: &ServiceEntry,
+    settings: &NodeSettings,
+) -> Outcome {
+    outcome(|| {
+        note_spliced(skb, segment, service, settings)?;
+        let (room, port) = (adopt_room()?, service.other_port);
+        segment.tcp.header.destination = port;
+        rewrite(skb, segment.ip.l4(), &segment.tcp, None)?;
+        segment.flow.local_port = port;
+        if matches!(socket(skb, &segment.flow), Socket::None) {
+            make_socket(skb, segment, room, settings)?;
+        }
+        skb.accept();
+        Ok(Outcome::pass(Action::ToInspector))
+    })
+}
+
+/// Makes the inspecting entry of a connection that is to be spliced.
+#[inline(never)]
+fn note_spliced(
+    skb: Skb,
+    segment: &Segment,
+    service: &ServiceEntry,
+    settings: &NodeSettings,
+) -> Result<(), DropReason> {
+    let (room, spliced) = (adopt_room()?, syn_room()?);
+    if let Some(e) = entry(&segment.flow, role::INSPECTING)
+        && e.client_isn == room.record.client_isn
+    {
+        return Ok(());
+    }
+    describe(skb, segment, room, settings)?;
+    let stamps = (room.attributes.rcv_tsval, room.attributes.rcv_tsecr);
+    let header = &segment.tcp.header;
+    let of = (service.id, settings.announced_scale);
+    spliced.entry = adopt::entry(header, stamps, &room.record, of, now_ms());
+    let key = ConnKey {
+        flow: segment.flow,
+        role: role::INSPECTING,
+    };
+    if CONNECTIONS.insert(&key, &spliced.entry, 0).is_err() {
+        return Err(DropReason::TableFull);
+    }
+    count_spliced();
+    Ok(())
+}
+
+/// Gives a client's first segment to the server's listener; the record in the room says what of.
+#[inline(never)]
+pub(super) fn adopt(
+    skb: Skb,
+    segment: &Segment,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Outcome {
+    outcome(|| {
+        skb.set_mark(0);
+        if segment.tcp.header.seq != room.record.client_isn.plus(1) {
+            return Err(DropReason::TooEarly);
+        }
+        fingerprint(segment, room, settings);
+        if seen(room.record.print) {
+            return Err(DropReason::DuplicateRequest);
+        }
+        if let Err(reason) = make_socket(skb, segment, room, settings) {
+            if reason as u32 != DropReason::NoService as u32 {
+                return Err(reason);
+            }
+            // The kernel answers with a reset.
+            skb.accept();
+            return Ok(Outcome::pass(Action::Refused));
+        }
+        (room.record.stage, room.record.since) = (stage::HERE, now_ms());
+        // Its own node follows it from here on.
+        room.record.track &= track::ON | track::NO_BODY;
+        room.record.next_request = segment.tcp.header.end();
+        room.record.response = segment.tcp.header.ack;
+        if ADOPTIONS.insert(&segment.flow, &room.record, 0).is_err() {
+            return Err(DropReason::TableFull);
+        }
+        skb.accept();
+        Ok(Outcome::pass(Action::Adopted))
+    })
+}
+
+/// Has the kernel make a socket of a segment, for the listener of its flow. [`DropReason::NoService`]: there is none.
+#[inline(never)]
+fn make_socket(
+    skb: Skb,
+    segment: &Segment,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Result<(), DropReason> {
+    describe(skb, segment, room, settings)?;
+    let Some(sk) = SockRef::lookup(skb, &segment.flow) else {
+        return Err(DropReason::NoService);
+    };
+    if !sk.listens() {
+        return Err(DropReason::NotAdopted);
+    }
+    let Some(listener) = sk.listener() else {
+        return Err(DropReason::NotAdopted);
+    };
+    if listener.queue_is_full() {
+        return Err(DropReason::QueueFull);
+    }
+    if listener.adopt(skb, &mut room.attributes) {
+        Ok(())
+    } else {
+        Err(DropReason::NotAdopted)
+    }
+}
+
+/// Says what the kernel must know of the connection. In its callers, or calls would be nested too deeply.
+#[inline(always)]
+fn describe(
+    skb: Skb,
+    segment: &Segment,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Result<(), DropReason> {
+    let header_len = segment.tcp.header.header_len;
+    let Some(scratch) = options(skb, segment.ip.l4(), header_len.into()) else {
+        return Err(DropReason::Malformed);
+    };
+    let (tsval, tsecr) = scratch.scan.timestamp_pair().unwrap_or((0, 0));
+    let terms = room.record.terms();
+    let has = |agreed: u32| u8::from(terms.agreed & agreed != 0);
+    let a = &mut room.attributes;
+    (a.rcv_tsval, a.rcv_tsecr) = (tsval, tsecr.wrapping_add(room.interval));
+    a.mss = terms.mss;
+    a.snd_wscale = terms.client_scale;
+    a.rcv_wscale = settings.announced_scale;
+    a.ecn_ok = has(AGREED_ECN);
+    a.wscale_ok = has(AGREED_SCALE);
+    a.sack_ok = has(AGREED_SACK);
+    a.tstamp_ok = has(AGREED_TIMESTAMPS);
+    a.usec_ts_ok = 0;
+    a.reserved = [0; 3];
+    if a.wscale_ok == 0 {
+        a.rcv_wscale = 0;
+    }
+    Ok(())
+}
+
+/// A server's segment to a client: its kernel has made the socket.
+#[inline(never)]
+pub fn egress(skb: Skb, segment: &Segment) -> Outcome {
+    if let Some(known) = record(segment) {
+        if known.stage == stage::HERE {
+            known.stage = stage::OPEN;
+            remember(known.print);
+        }
+        if known.track & track::MOVED != 0 && known.stage == stage::SENT {
+            // The old socket's last words, which are none to the client.
+            return Outcome::drop(DropReason::MovedAway);
+        }
+        requests::follow_response(skb, segment, known);
+    }
+    Outcome::pass(Action::Pass)
+}

@@ -1,0 +1,528 @@
+//! The inspector of connections that are adopted: it reads copies of the client's segments, acknowledges nothing, and
+//! sends them on to the node that shall have the connection.
+//!
+//! The filter leaves to it what it cannot decide by itself: rules that it can't look up, heads in several segments or of
+//! an unusual form, services with an inspector of the program's own.
+
+mod frames;
+mod pending;
+mod silent;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::entry::SEND_ON;
+use dts_core::entry::adoption::{Adoption, Inquiry, ruling, stage};
+use dts_core::ring::flow_hash;
+use dts_core::segment::{FIN, RST};
+use dts_core::seq::Seq;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::config::Fate;
+use crate::current::{Current, InspectedService};
+use crate::housekeeping::Housekeeper;
+use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
+use crate::kernel::Filter;
+use crate::kernel::filter::adopt::read_inquiry;
+use crate::kernel::host::clock::monotonic_ns;
+use crate::kernel::socket::{Packets, watch_fd};
+
+use frames::Maker;
+use pending::{Pending, Progress};
+use silent::Silent;
+
+/// How many bytes of undecided requests are held in all. Beyond them new ones wait for their clients to repeat them.
+const MOST_HELD: usize = 64 << 20;
+
+/// How often the connections are looked at that are undecided for too long.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// How long a request may take to come without an acknowledgment: less than any client waits before it repeats something.
+const SLOW: Duration = Duration::from_millis(150);
+
+/// How long a node that did not answer is taken to be gone.
+const GONE: Duration = Duration::from_secs(1);
+
+/// How many records are taken before the limits have their turn.
+const BATCH: usize = 256;
+
+/// Why the inspector of adopted connections could not start.
+#[derive(Debug, Error)]
+pub enum AdoptionError {
+    /// The filter's requests are somebody else's.
+    #[error("the packet filter's requests are being read already")]
+    Taken,
+    /// A socket for frames could not be made.
+    #[error("cannot open a packet socket")]
+    Socket(#[source] io::Error),
+    /// The thread or its event loop could not be made.
+    #[error("cannot start the inspector of adopted connections")]
+    Thread(#[source] io::Error),
+}
+
+/// How many connections there are and were.
+#[derive(Debug, Default)]
+pub struct AdoptionCounters {
+    /// Undecided at present.
+    pub undecided: AtomicU64,
+    /// Decided by the daemon's inspector and sent on.
+    pub sent_on: AtomicU64,
+    /// Given to the inspector's socket, to be spliced: their requests took too long.
+    pub by_socket: AtomicU64,
+    /// Not taken because too much was held.
+    pub crowded: AtomicU64,
+    /// Not handed over: the target does not answer.
+    pub unreachable: AtomicU64,
+}
+
+/// The sockets for frames.
+///
+/// To be opened before all others: when a process dies, the kernel closes what was opened last first, and these keep it
+/// waiting. A listener behind them would take connections meanwhile that nobody answers.
+pub struct Frames {
+    to_clients: Packets,
+    to_nodes: Packets,
+}
+
+impl Frames {
+    /// Opens them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn open() -> Result<Self, AdoptionError> {
+        let open = |mark| Packets::open(mark).map_err(AdoptionError::Socket);
+        Ok(Self {
+            to_clients: open(0)?,
+            to_nodes: open(SEND_ON)?,
+        })
+    }
+}
+
+/// What the inspector needs of its node.
+pub struct Adoptions {
+    /// The filter.
+    pub filter: Arc<Filter>,
+    /// The configuration in use.
+    pub current: Receiver<Arc<Current>>,
+    /// The counters.
+    pub counters: Arc<AdoptionCounters>,
+    /// Whom to have ask other nodes.
+    pub housekeeper: Arc<Housekeeper>,
+    /// Where it does that.
+    pub runtime: Handle,
+    /// The front interface's index.
+    pub front: u32,
+    /// The back interface's index.
+    pub back: u32,
+    /// Where frames leave.
+    pub frames: Frames,
+}
+
+impl Adoptions {
+    /// Starts the inspector, which works until the daemon ends.
+    ///
+    /// # Errors
+    ///
+    /// When a socket or the thread can't be made.
+    pub fn start(self) -> Result<(), AdoptionError> {
+        let requests = self.filter.take_requests().ok_or(AdoptionError::Taken)?;
+        let work = Work {
+            node: self,
+            undecided: HashMap::new(),
+            held: 0,
+            silent: HashMap::new(),
+            gone: HashMap::new(),
+        };
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(AdoptionError::Thread)?;
+        thread::Builder::new()
+            .name("adoptions".to_owned())
+            .spawn(move || runtime.block_on(work.go_on(requests)))
+            .map_err(AdoptionError::Thread)?;
+        Ok(())
+    }
+}
+
+/// A connection that is undecided.
+struct Undecided {
+    service: Arc<InspectedService>,
+    maker: Maker,
+    pending: Pending,
+    client_isn: Seq,
+    server_isn: Seq,
+    terms: u32,
+    /// When its request is taken to be one that comes slowly.
+    slow: Instant,
+    deadline: Instant,
+}
+
+struct Work {
+    node: Adoptions,
+    undecided: HashMap<FlowKey, Undecided>,
+    /// Bytes of all of them.
+    held: usize,
+    silent: HashMap<FlowKey, Silent>,
+    /// Nodes that did not answer, and until when they are taken to be gone.
+    gone: HashMap<Addr, Instant>,
+}
+
+impl Work {
+    async fn go_on(mut self, mut requests: RingBuf<MapData>) {
+        let ready = requests.as_fd().try_clone_to_owned().and_then(watch_fd);
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!("cannot wait for the filter's requests: {error}");
+                return;
+            }
+        };
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (answering, mut answers) = unbounded_channel();
+        loop {
+            tokio::select! {
+                () = wait(&ready) => {}
+                _ = ticks.tick() => self.end_overdue(),
+                Some((flow, here)) = answers.recv() => self.heed(&flow, here),
+            }
+            for _ in 0..BATCH {
+                let Some(record) = requests.next() else { break };
+                match read_inquiry(&record) {
+                    Some((inquiry, data)) if inquiry.silent != 0 => {
+                        self.ask_target(&inquiry, data, &answering);
+                    }
+                    Some((inquiry, data)) => self.take(&inquiry, data),
+                    None => tracing::error!("a request of {} bytes from the filter", record.len()),
+                }
+            }
+        }
+    }
+
+    /// Takes a client's segment.
+    fn take(&mut self, inquiry: &Inquiry, data: &[u8]) {
+        let flow = inquiry.flow;
+        if inquiry.flags & RST != 0 {
+            if let Some(gone) = self.remove(&flow) {
+                gone.service
+                    .counters
+                    .abandoned
+                    .fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let known = self.undecided.get(&flow);
+        if known.is_none_or(|u| u.server_isn != inquiry.server_isn) && !self.begin(inquiry) {
+            return;
+        }
+        let Some(connection) = self.undecided.get_mut(&flow) else {
+            return;
+        };
+        connection.maker.learn(inquiry);
+        let before = connection.pending.held();
+        let fin = inquiry.flags & FIN != 0;
+        let progress = connection.pending.insert(inquiry.seq, data, fin);
+        self.held += connection.pending.held() - before;
+        match progress {
+            Progress::More => self.decide(&flow, false),
+            // The client learns what is missing, as from any receiver; acknowledged is nothing.
+            Progress::Gap => self.ask_again(&flow),
+            Progress::Nothing => {}
+        }
+    }
+
+    /// Makes room for a new connection; `false` when there is none for it, or no service.
+    fn begin(&mut self, inquiry: &Inquiry) -> bool {
+        self.remove(&inquiry.flow);
+        if self.held > MOST_HELD {
+            self.node.counters.crowded.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let service = self.service(&inquiry.flow);
+        let (Some(service), Ok(settings)) = (service, self.node.filter.node()) else {
+            return false;
+        };
+        service.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        let first = inquiry.client_isn.plus(1);
+        let connection = Undecided {
+            maker: Maker::new(inquiry, &settings),
+            pending: Pending::new(first, service.service.undecided_bytes),
+            client_isn: inquiry.client_isn,
+            server_isn: inquiry.server_isn,
+            terms: inquiry.terms,
+            slow: Instant::now() + SLOW,
+            deadline: Instant::now() + service.service.undecided_time,
+            service,
+        };
+        self.undecided.insert(inquiry.flow, connection);
+        self.count();
+        true
+    }
+
+    fn service(&self, flow: &FlowKey) -> Option<Arc<InspectedService>> {
+        let current = self.node.current.borrow();
+        let vip = IpAddr::from(flow.local);
+        let mut inspected = current.inspected.iter();
+        inspected
+            .find(|s| s.service.vip == vip && s.service.port == flow.local_port)
+            .cloned()
+    }
+
+    fn remove(&mut self, flow: &FlowKey) -> Option<Undecided> {
+        let gone = self.undecided.remove(flow)?;
+        self.held -= gone.pending.held();
+        self.count();
+        Some(gone)
+    }
+
+    fn count(&self) {
+        let undecided = &self.node.counters.undecided;
+        undecided.store(self.undecided.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Asks the inspector, and carries out what it says. `late`: the connection was undecided for as long as it may be.
+    fn decide(&mut self, flow: &FlowKey, late: bool) {
+        let Some(connection) = self.undecided.get(flow) else {
+            return;
+        };
+        let service = Arc::clone(&connection.service);
+        let (bytes, ended) = (connection.pending.bytes(), connection.pending.is_ended());
+        let info = ConnectionInfo {
+            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
+            local: SocketAddr::new(flow.local.into(), flow.local_port),
+        };
+        let full = bytes.len() >= service.service.undecided_bytes;
+        let decision = match service.inspector.inspect(&info, bytes) {
+            Decision::NeedMore if full || late || ended => {
+                service.counters.overdue.fetch_add(1, Ordering::Relaxed);
+                let reason = if full {
+                    Reason::TooLong
+                } else {
+                    Reason::TooSlow
+                };
+                service.rules.overdue(reason)
+            }
+            decision => decision,
+        };
+        match decision {
+            Decision::NeedMore => {}
+            Decision::Reject(reason) => {
+                tracing::debug!(%flow, %reason, "resetting a connection");
+                self.reject(flow);
+            }
+            Decision::Handover(choice) => {
+                service.counters.decided.fetch_add(1, Ordering::Relaxed);
+                self.send_on(flow, &choice);
+            }
+        }
+    }
+
+    /// The node that a choice means for a flow, or the default target's where the service says so. Not a node that has
+    /// just been found to be gone.
+    fn target(
+        &mut self,
+        flow: &FlowKey,
+        service: &InspectedService,
+        choice: &TargetChoice,
+    ) -> Option<Addr> {
+        let current = Arc::clone(&self.node.current.borrow());
+        let place = flow_hash(current.flows.hash(), &flow.remote, flow.remote_port);
+        let now = Instant::now();
+        self.gone.retain(|_, until| *until > now);
+        let resolve = |choice: &TargetChoice| {
+            let (_, member) = current.placement.resolve_for(choice, place)?;
+            Some(Addr::from(member.address))
+        };
+        let first = resolve(choice);
+        if let Some(target) = first {
+            if !self.gone.contains_key(&target) {
+                return first;
+            }
+            self.node
+                .counters
+                .unreachable
+                .fetch_add(1, Ordering::Relaxed);
+        }
+        match service.service.on_unreachable {
+            Fate::Default => resolve(&service.rules.default_choice()).filter(|t| first != Some(*t)),
+            Fate::Reset => None,
+        }
+    }
+
+    /// Sends a connection's segments on. From here on the filter sends what the client repeats after them.
+    fn send_on(&mut self, flow: &FlowKey, choice: &TargetChoice) {
+        let Some(service) = self.undecided.get(flow).map(|u| Arc::clone(&u.service)) else {
+            return;
+        };
+        match self.target(flow, &service, choice) {
+            Some(target) => {
+                self.node.counters.sent_on.fetch_add(1, Ordering::Relaxed);
+                self.give(flow, stage::SENT, target);
+            }
+            None => self.reject(flow),
+        }
+    }
+
+    /// Notes where a connection goes, and sends the segments there that have come.
+    fn give(&mut self, flow: &FlowKey, stage: u32, target: Addr) {
+        let Some(connection) = self.remove(flow) else {
+            return;
+        };
+        if let Err(error) = self.note(flow, &connection, stage, target) {
+            // The client will repeat its request.
+            tracing::error!("cannot hand a connection over: {error}");
+            return;
+        }
+        let pending = &connection.pending;
+        self.send_segments(flow, &connection.maker, pending.bytes(), pending.is_ended());
+    }
+
+    fn send_segments(&self, flow: &FlowKey, maker: &Maker, bytes: &[u8], ended: bool) {
+        for frame in maker.segments(bytes, ended) {
+            if let Err(error) = self.to_nodes(&frame) {
+                tracing::debug!(%flow, %error, "a segment was not sent on: its client will repeat it");
+            }
+        }
+    }
+
+    fn to_client(&self, frame: &[u8]) -> io::Result<()> {
+        self.node.frames.to_clients.send(self.node.front, frame)
+    }
+
+    fn to_nodes(&self, frame: &[u8]) -> io::Result<()> {
+        self.node.frames.to_nodes.send(self.node.back, frame)
+    }
+
+    fn send_reset(&self, flow: &FlowKey, maker: &Maker) {
+        if let Err(error) = self.to_client(&maker.reset()) {
+            tracing::debug!(%flow, %error, "a reset was not sent");
+        }
+    }
+
+    fn note(
+        &self,
+        flow: &FlowKey,
+        connection: &Undecided,
+        stage: u32,
+        target: Addr,
+    ) -> Result<(), crate::kernel::FilterError> {
+        let adoption = Adoption {
+            client_isn: connection.client_isn,
+            server_isn: connection.server_isn,
+            stage,
+            terms: connection.terms,
+            target,
+            since: now_ms(),
+            ruling: ruling::ASK,
+            print: 0,
+            mac: connection.maker.client_mac(),
+            reserved: 0,
+            ..Adoption::default()
+        };
+        self.node.filter.set_adoption(flow, &adoption)
+    }
+
+    fn reject(&mut self, flow: &FlowKey) {
+        let Some(connection) = self.remove(flow) else {
+            return;
+        };
+        connection
+            .service
+            .counters
+            .rejected
+            .fetch_add(1, Ordering::Relaxed);
+        if let Err(error) = self.note(flow, &connection, stage::REJECTED, Addr::default()) {
+            tracing::error!("cannot note that a connection was rejected: {error}");
+        }
+        self.send_reset(flow, &connection.maker);
+    }
+
+    fn ask_again(&self, flow: &FlowKey) {
+        let Some(connection) = self.undecided.get(flow) else {
+            return;
+        };
+        let pending = &connection.pending;
+        // Nothing is acknowledged, also of what is there without a gap: its sender must keep it.
+        let whole = pending.bytes().len() as u32;
+        let first = connection.client_isn.plus(1);
+        let beginning = (whole > 0).then(|| (first, first.plus(whole)));
+        let blocks = beginning.into_iter().chain(pending.early());
+        let frame = connection.maker.duplicate_ack(blocks);
+        if let Err(error) = self.to_client(&frame) {
+            tracing::debug!(%flow, %error, "an acknowledgment was not sent");
+        }
+    }
+
+    /// Gives a connection to the inspector's socket, which acknowledges what comes: its client may wait for that before
+    /// it sends more. It will be spliced.
+    fn give_to_socket(&mut self, flow: &FlowKey) {
+        self.node.counters.by_socket.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = self.undecided.get(flow) {
+            // It is accepted once more.
+            connection
+                .service
+                .counters
+                .accepted
+                .fetch_sub(1, Ordering::Relaxed);
+        }
+        self.give(flow, stage::BY_SOCKET, Addr::default());
+    }
+
+    /// Ends what has been undecided for too long.
+    fn end_overdue(&mut self) {
+        let now = Instant::now();
+        let slow: Vec<FlowKey> = self
+            .undecided
+            .iter()
+            .filter(|(_, u)| u.slow <= now && !u.pending.bytes().is_empty())
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in slow {
+            self.give_to_socket(&flow);
+        }
+        let overdue: Vec<FlowKey> = self
+            .undecided
+            .iter()
+            .filter(|(_, connection)| connection.deadline <= now)
+            .map(|(flow, _)| *flow)
+            .collect();
+        for flow in overdue {
+            if self.undecided[&flow].pending.bytes().is_empty() {
+                if let Some(gone) = self.remove(&flow) {
+                    gone.service
+                        .counters
+                        .abandoned
+                        .fetch_add(1, Ordering::Relaxed);
+                }
+            } else {
+                self.decide(&flow, true);
+            }
+        }
+    }
+}
+
+fn now_ms() -> u32 {
+    (monotonic_ns() / 1_000_000) as u32
+}
+
+/// Waits until the filter has written something.
+async fn wait(ready: &AsyncFd<std::os::fd::OwnedFd>) {
+    if let Ok(mut guard) = ready.readable().await {
+        guard.clear_ready();
+    }
+}
