@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use dts_lab::ladder::Ladder;
-use dts_lab::{Lab, LabGuard, LabSpec, remove_on_signals};
+use dts_lab::{ClusterSpec, Lab, LabGuard, LabSpec, remove_on_signals};
 use dts_node::admin::{Client, StatsView};
 
 use self::evidence::{Finding, Outcome};
@@ -51,7 +51,10 @@ pub(crate) fn run(args: DemoArgs, exe: PathBuf) -> anyhow::Result<()> {
         "Starting {} nodes (nginx and a DTS daemon each) and a client ...\n",
         args.nodes
     ))?;
-    let lab = LabGuard::up(LabSpec::new(&args.name, args.nodes, exe))?;
+    let mut spec = LabSpec::new(&args.name, args.nodes, exe);
+    // The paper's way: there is a handover to be drawn, segment by segment.
+    spec.cluster.services_toml = Some(ClusterSpec::services(args.nodes, "splice"));
+    let lab = LabGuard::up(spec)?;
     // What is shown so far is also worth having when something was wrong.
     let result = show(&lab, args.pcap.as_deref());
     if args.keep {

@@ -279,8 +279,13 @@ impl ClusterSpec {
     /// One web service: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI,
     /// everything else to the node that inspects it.
     pub fn default_services(nodes: u8) -> String {
+        Self::services(nodes, "auto")
+    }
+
+    /// The same, with connections handed over in this way: `auto`, `adopt` or `splice`.
+    pub fn services(nodes: u8, handover: &str) -> String {
         let mut toml = format!(
-            "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\nhandover = \"auto\"\n\
+            "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\nhandover = \"{handover}\"\n\
              inspector_port = 8081\nprotocol = \"http\"\ndefault = \"local\"\n"
         );
         for node in 1..=nodes {

@@ -32,6 +32,7 @@ pub(crate) fn status(view: &StatusView) -> String {
         ("Ring", format!("epoch {}", view.ring_epoch)),
         ("Filter", filter(view)),
         ("Handovers", handovers(&view.handovers)),
+        ("Adopted", grouped(view.handovers.adopted)),
     ];
     let mut text = String::new();
     for (name, fact) in facts {
@@ -211,6 +212,7 @@ mod tests {
             ],
             services: vec![web(), plain_service()],
             handovers: HandoverCounts {
+                adopted: 0,
                 in_progress: 2,
                 done: 18_340,
                 failed: BTreeMap::from([
@@ -260,6 +262,7 @@ mod tests {
         Ring       epoch 3
         Filter     tcx on eth0 (front) and eth1 (back, down)
         Handovers  2 in progress, 18,340 done, 3 failed (refused 2, timed_out 1)
+        Adopted    0
 
         MEMBER          ADDRESS      INSPECTS  STATE
         n1 (this node)  198.18.1.11  yes       configured
