@@ -4,11 +4,13 @@
 //! finds. Front is `lo` there, back an interface that does not exist; redirects are only noted by
 //! BPF_PROG_TEST_RUN, and the one clone that is really sent (to the front) ends in the namespace.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use aya::maps::{MapData, RingBuf};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{
     ConnEntry, ConnKey, NodeSettings, ServiceEntry, ServiceKey, SweepRecord, role, service_kind,
@@ -25,6 +27,7 @@ use dts_node::kernel::host::prepare_bpf;
 use nix::sched::{CloneFlags, unshare};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::adopting;
 use crate::frame::{Mac, Tcp};
 
 pub(crate) const FRONT: u32 = 1;
@@ -62,6 +65,7 @@ pub(crate) const REDIRECT: i32 = 7;
 /// A loaded filter in a namespace of its own; its pins are removed when dropped.
 pub(crate) struct Bench {
     pub(crate) filter: Filter,
+    requests: RefCell<RingBuf<MapData>>,
     pins: PathBuf,
 }
 
@@ -77,7 +81,12 @@ impl Bench {
         let pins = pin_path(Path::new("/sys/fs/bpf"), "dts-filter", &name);
         prepare_bpf(&pins).expect("a BPF file system");
         let filter = Filter::load(&pins, connections).expect("the kernel takes the filter");
-        let bench = Self { filter, pins };
+        let requests = RefCell::new(filter.take_requests().expect("taken once"));
+        let bench = Self {
+            filter,
+            requests,
+            pins,
+        };
         bench.set_up();
         bench
     }
@@ -95,21 +104,30 @@ impl Bench {
             back: BACK,
             handover_port: HANDOVER.into(),
             front_mac: FRONT_MAC,
-            reserved: [0; 2],
+            back_mac: BACK_MAC,
+            announced_mss: 1444,
+            announced_scale: 7,
+            request_bank: 0,
             services_epoch: 0,
+            flags: 0,
+            reserved: 0,
         };
         filter.set_node(&settings).expect("settings");
         filter.set_vips(&[Addr::v4(VIP)]).expect("VIPs");
         filter
             .set_members(&[OWN, PEER, SELF_ADDRESS].map(Addr::v4))
             .expect("members");
+        let [shop, shop_inspector] = adopting::services();
         filter
             .set_services(&[
                 service(WEB, service_kind::L7, WEB_ID, INSPECTOR),
                 service(INSPECTOR, service_kind::INSPECTOR, WEB_ID, WEB),
                 service(MAIL, service_kind::L4, 9, 0),
+                shop,
+                shop_inspector,
             ])
             .expect("services");
+        adopting::set_up(filter);
         self.lease(true);
         self.own(true);
     }
@@ -128,7 +146,8 @@ impl Bench {
         self.filter.set_lease(until).expect("a lease");
     }
 
-    /// Forgets every connection.
+    /// Forgets every connection of the spliced way. What is known of adopted ones stays until there is
+    /// no room for it: rows have flows of their own.
     pub(crate) fn clear(&self) {
         let all = self.filter.connections().expect("connections");
         let mut records: Vec<_> = all
@@ -144,6 +163,16 @@ impl Bench {
             self.filter.remove_handover(port, &handover);
         }
         assert_eq!(self.connections(), 0);
+    }
+
+    /// The requests that the filter has left to the daemon since the last call.
+    pub(crate) fn take_requests(&self) -> Vec<Vec<u8>> {
+        let mut requests = self.requests.borrow_mut();
+        let mut all = Vec::new();
+        while let Some(record) = requests.next() {
+            all.push(record.to_vec());
+        }
+        all
     }
 
     /// How many entries there are.
@@ -224,6 +253,9 @@ pub(crate) fn service(
             id,
             other_port,
             most: MOST,
+            rules: 0,
+            table: 0,
+            default: 0,
         },
     )
 }

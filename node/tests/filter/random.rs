@@ -2,14 +2,16 @@
 //! packet once, under a verdict that fits the code, and leaves right checksums right.
 
 mod frames;
+mod shop;
 
 use dts_core::addr::{Addr, FlowKey};
-use dts_core::entry::{ConnEntry, Handover, flag, state};
+use dts_core::entry::{ConnEntry, Handover, SEND_ON, flag, state};
 use dts_core::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN};
 use dts_core::seq::Seq;
 use dts_core::verdict::{Action, DropReason, Verdict};
 
 use self::frames::any_frame;
+use crate::adopting::{ADOPT_FRAME, ADOPT_HERE, SHOP};
 use crate::bench::{
     BACK_MAC, Bench, CLIENT, CLIENT_MAC, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, OWN, PEER,
     PEER_MAC, REDIRECT, SELF_ADDRESS, SHOT, STRANGER, UNSPEC, VIP, VIP_MAC, W, WEB, X, Y, client,
@@ -37,6 +39,19 @@ const PROGRAMS: [&str; 4] = [
     "back_egress",
 ];
 
+/// What programs and daemon leave for each other; the last one is somebody else's.
+const MARKS: [u32; 7] = [
+    FROM_BACK,
+    TO_CLIENT,
+    SEND_ON,
+    ADOPT_HERE,
+    ADOPT_FRAME,
+    ADOPT_FRAME + 0xff,
+    7,
+];
+const FROM_BACK: u32 = 0x4454_5301;
+const TO_CLIENT: u32 = 0x4454_5302;
+
 #[test]
 fn a_million_frames_each_meet_one_named_verdict() {
     let seed = fastrand::u64(..);
@@ -47,22 +62,32 @@ fn a_million_frames_each_meet_one_named_verdict() {
     for batch in 0..BATCHES {
         bench.set_up();
         populate(&bench);
+        shop::populate(&bench);
         bench.own(batch % 4 != 3);
         bench.lease(batch % 8 != 5);
         run_batch(&bench, &mut rng, &mut seen, seed);
         bench.clear();
+        // A daemon that is behind: several batches of requests fill the ring buffer.
+        if batch % 16 == 15 {
+            bench.take_requests();
+        }
     }
     let never: Vec<_> = (0..)
         .zip(&seen)
         .filter(|(_, count)| **count == 0)
         .filter_map(|(index, _)| Verdict::from_counter(index))
         .collect();
-    // What takes a socket of the kernel, a mark or a cleared ring is met in `table`.
+    // What takes a socket of the kernel, a listener too, or a cleared ring is met in `table`. `Adopted` takes an interface
+    // as well, `MovedOn` an adopted socket, and the random records say nothing of one that has moved.
     let unreachable = [
         Verdict::Done(Action::Challenge),
-        Verdict::Done(Action::Redirected),
         Verdict::Done(Action::TimeWaitKilled),
+        Verdict::Done(Action::Adopted),
+        Verdict::Done(Action::MovedOn),
+        Verdict::Drop(DropReason::MovedAway),
         Verdict::Drop(DropReason::NoRing),
+        Verdict::Drop(DropReason::QueueFull),
+        Verdict::Drop(DropReason::NotAdopted),
     ];
     assert_eq!(never, in_counter_order(unreachable), "verdicts never met");
 }
@@ -77,8 +102,9 @@ fn run_batch(bench: &Bench, rng: &mut fastrand::Rng, seen: &mut [u64], seed: u64
     let entries_before = bench.connections();
     let (mut dropped, mut accepted_syns) = (0, 0);
     for _ in 0..BATCH {
-        let (program, frame) = any_frame(rng);
-        let (result, out) = bench.run(program, &frame);
+        let (program, mark, frame) = any_frame(rng);
+        let ran = bench.filter.run_marked(program, mark, &frame);
+        let (result, out) = ran.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         match result {
             SHOT => dropped += 1,
             UNSPEC | REDIRECT => {
@@ -87,12 +113,14 @@ fn run_batch(bench: &Bench, rng: &mut fastrand::Rng, seen: &mut [u64], seed: u64
                     assert_eq!(
                         sums,
                         Sums::Right,
-                        "seed {seed}: {program} made of {frame:02x?}: {out:02x?}"
+                        "seed {seed}: {program} made of {frame:02x?}, mark {mark:x}: {out:02x?}"
                     );
                 }
                 accepted_syns += usize::from(program == "front_ingress" && opens(&frame));
             }
-            code => panic!("seed {seed}: {program} returned {code} for {frame:02x?}"),
+            code => {
+                panic!("seed {seed}: {program} returned {code} for {frame:02x?}, mark {mark:x}")
+            }
         }
     }
     let after = bench.stats();
@@ -105,7 +133,7 @@ fn run_batch(bench: &Bench, rng: &mut fastrand::Rng, seen: &mut [u64], seed: u64
                 done += new - old;
                 match action {
                     Action::HandoverSyn => handovers = (new - old) as usize,
-                    Action::HandoverAck => ended = new - old,
+                    Action::HandoverAck | Action::Inquired => ended += new - old,
                     _ => {}
                 }
             }
@@ -114,15 +142,28 @@ fn run_batch(bench: &Bench, rng: &mut fastrand::Rng, seen: &mut [u64], seed: u64
     assert_eq!(done + drops, BATCH as u64, "seed {seed}: packets counted");
     let gone = drops + ended;
     assert_eq!(gone, dropped, "seed {seed}: packets that went no further");
-    let entries = bench.filter.connections().expect("connections");
+    check_entries(bench, entries_before + accepted_syns + handovers, seed);
+}
+
+/// There are no more than `most` entries of the spliced service's, and all of them are good.
+fn check_entries(bench: &Bench, most: usize, seed: u64) {
+    let (entries, of_shop): (Vec<_>, Vec<_>) = bench
+        .filter
+        .connections()
+        .expect("connections")
+        .into_iter()
+        .partition(|(key, _)| key.flow.local_port == WEB);
+    // Of adopted connections only those become entries that had a record, or have one by their cookie.
+    assert!(of_shop.len() <= usize::from(FLOWS), "seed {seed}");
     assert!(
-        entries.len() <= entries_before + accepted_syns + handovers,
-        "seed {seed}: {} entries from {entries_before}, {accepted_syns} SYNs, {handovers} handovers",
+        entries.len() <= most,
+        "seed {seed}: {} entries instead of {most}",
         entries.len()
     );
-    for (key, entry) in entries {
+    for (key, entry) in entries.into_iter().chain(of_shop) {
         let service = (key.flow.local, key.flow.local_port);
-        assert_eq!(service, (Addr::v4(VIP), WEB), "seed {seed}: {entry:?}");
+        let services = [WEB, SHOP].map(|port| (Addr::v4(VIP), port));
+        assert!(services.contains(&service), "seed {seed}: {entry:?}");
         assert_ne!(
             state::name(entry.state),
             "unknown",

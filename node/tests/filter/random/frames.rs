@@ -2,16 +2,20 @@
 
 use super::*;
 
-/// A frame for a program: one that could be real, most of the time changed.
-pub(super) fn any_frame(rng: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
-    let (mut program, mut frame) = match rng.u8(0..10) {
-        0..4 => ("front_ingress", from_client(rng)),
-        4..6 => ("front_egress", from_server(rng)),
-        6..9 => ("back_ingress", from_peer(rng)),
-        _ => ("back_egress", to_peer(rng)),
+/// A frame for a program, and its mark: one that could be real, most of the time changed.
+pub(super) fn any_frame(rng: &mut fastrand::Rng) -> (&'static str, u32, Vec<u8>) {
+    let (mut program, mut mark, mut frame) = match rng.u8(0..15) {
+        0..4 => ("front_ingress", 0, from_client(rng)),
+        4..6 => ("front_egress", 0, from_server(rng)),
+        6..9 => ("back_ingress", 0, from_peer(rng)),
+        9 => ("back_egress", 0, to_peer(rng)),
+        _ => shop::any_frame(rng),
     };
     if rng.u8(..) < 10 {
         program = PROGRAMS[rng.usize(..4)];
+    }
+    if rng.u8(..) < 4 {
+        mark = MARKS[rng.usize(..MARKS.len())];
     }
     if rng.bool() {
         mutate(rng, &mut frame);
@@ -20,7 +24,7 @@ pub(super) fn any_frame(rng: &mut fastrand::Rng) -> (&'static str, Vec<u8>) {
         }
     }
     lengthen(&mut frame);
-    (program, frame)
+    (program, mark, frame)
 }
 
 /// Newer kernels take no frame for BPF_PROG_TEST_RUN whose EtherType promises a header that isn't there;
@@ -66,7 +70,7 @@ fn some_flow(rng: &mut fastrand::Rng) -> (u16, FlowKey) {
 }
 
 /// A number near one that a connection began with.
-fn near(rng: &mut fastrand::Rng, isn: u32) -> u32 {
+pub(super) fn near(rng: &mut fastrand::Rng, isn: u32) -> u32 {
     match rng.u8(0..4) {
         0 => isn,
         1 => isn.wrapping_add(1),
@@ -76,7 +80,7 @@ fn near(rng: &mut fastrand::Rng, isn: u32) -> u32 {
 }
 
 /// Options as they come in established connections, at even and at odd offsets.
-fn some_options(rng: &mut fastrand::Rng) -> Vec<u8> {
+pub(super) fn some_options(rng: &mut fastrand::Rng) -> Vec<u8> {
     let mut options = match rng.u8(0..6) {
         0 => vec![],
         1 | 2 => timestamps(rng.u32(..), rng.u32(..)),
@@ -105,7 +109,7 @@ fn some_options(rng: &mut fastrand::Rng) -> Vec<u8> {
     options
 }
 
-fn some_flags(rng: &mut fastrand::Rng) -> u8 {
+pub(super) fn some_flags(rng: &mut fastrand::Rng) -> u8 {
     match rng.u8(0..8) {
         0..4 => ACK,
         4 => FIN | ACK,
@@ -135,7 +139,7 @@ fn filled(rng: &mut fastrand::Rng, segment: Tcp) -> Vec<u8> {
     .frame()
 }
 
-fn with_ip_options(rng: &mut fastrand::Rng, segment: Tcp) -> Tcp {
+pub(super) fn with_ip_options(rng: &mut fastrand::Rng, segment: Tcp) -> Tcp {
     if rng.u8(..) < 16 && segment.ip_options.is_empty() {
         let ip_options = vec![1; 4 * rng.usize(1..=10)];
         return Tcp {

@@ -16,7 +16,7 @@ use crate::bench::{Bench, CLIENT, MAIL, UNSPEC, VIP, WEB, client, flow, ip, syn}
 use crate::frame::{ETH, Tcp};
 
 /// The client's port of the connection to each service.
-const PORT: u16 = 41_000;
+pub(super) const PORT: u16 = 41_000;
 
 /// Runs the rows; the verdicts that were met.
 pub(super) fn check(bench: &Bench) -> Vec<Verdict> {
@@ -37,7 +37,7 @@ pub(super) fn check(bench: &Bench) -> Vec<Verdict> {
 }
 
 /// A connection of the client's to a service, and its other end.
-fn connect(port: u16) -> (TcpStream, TcpStream) {
+pub(super) fn connect(port: u16) -> (TcpStream, TcpStream) {
     let address = |octets, port| SocketAddrV4::new(Ipv4Addr::from(octets), port).into();
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener.set_reuse_address(true).expect("an option");
@@ -142,7 +142,7 @@ fn time_wait(bench: &Bench) -> Verdict {
 }
 
 /// Leaves the service's end of a connection in TIME_WAIT: it closes first.
-fn leave_time_wait(client_port: u16, port: u16) -> TcpListener {
+pub(super) fn leave_time_wait(client_port: u16, port: u16) -> TcpListener {
     let vip = SocketAddrV4::new(Ipv4Addr::from(VIP), port).into();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
@@ -165,14 +165,20 @@ fn leave_time_wait(client_port: u16, port: u16) -> TcpListener {
 
 fn wait_for_time_wait(client_port: u16) {
     let end = Instant::now() + Duration::from_secs(10);
-    // State 06 with the client's port as the remote end, in the kernel's own list.
-    let line = format!(":{client_port:04X} 06");
     loop {
-        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("a table");
-        if table.contains(&line) {
+        let (waits, table) = in_time_wait(client_port);
+        if waits {
             return;
         }
         assert!(Instant::now() < end, "no TIME_WAIT:\n{table}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Whether an end of a connection with this port of the client's is in TIME_WAIT, and the kernel's list that says so.
+pub(super) fn in_time_wait(client_port: u16) -> (bool, String) {
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("a table");
+    // State 06 with the client's port as the remote end.
+    let line = format!(":{client_port:04X} 06");
+    (table.contains(&line), table)
 }

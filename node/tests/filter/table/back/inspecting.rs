@@ -48,14 +48,14 @@ fn outgoing_rows() -> Vec<Row> {
             OUT,
             syn(&linux),
             ready,
-            (Action::HandoverOut, Out::Passes(is_handover_syn)),
+            (Action::HandoverOut, Out::Passes(Box::new(is_handover_syn))),
         ),
         Row::done(
             "the handover's SYN without options",
             OUT,
             syn(&[]),
             ready,
-            (Action::HandoverOut, Out::Passes(is_handover_syn)),
+            (Action::HandoverOut, Out::Passes(Box::new(is_handover_syn))),
         ),
         Row::done(
             "an acknowledgment",

@@ -345,7 +345,9 @@ fn after() -> Vec<Row> {
     let late_fin = segment(REQUEST_END, y1.wrapping_add(1), FIN | ACK);
     let fin_ack = FIN | ACK;
     let after_fin = REQUEST_END.wrapping_add(1);
-    let drop = |name, segment, given, reason| Row::drop(name, IN, frame(segment), given, reason);
+    let drop = |name, segment, given: fn(&Bench), reason| {
+        Row::drop(name, IN, frame(segment), given, reason)
+    };
     vec![
         Row::done(
             "data whose acknowledgment was lost",

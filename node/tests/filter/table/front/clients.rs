@@ -200,7 +200,10 @@ fn syns() -> Vec<Row> {
                 direct_and_ended(bench);
                 bench.own(false);
             },
-            (Action::Released, Out::Passes(|out| is_release(out, &[]))),
+            (
+                Action::Released,
+                Out::Passes(Box::new(|out| is_release(out, &[]))),
+            ),
         )
         .then(|bench| assert_eq!(bench.connections(), 0)),
         Row::done(
@@ -216,7 +219,7 @@ fn syns() -> Vec<Row> {
             },
             (
                 Action::Released,
-                Out::Passes(|out| is_release(out, &[1; 8])),
+                Out::Passes(Box::new(|out| is_release(out, &[1; 8]))),
             ),
         ),
         Row::drop(
