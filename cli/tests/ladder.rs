@@ -9,7 +9,8 @@ use dts_core::handover::{AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
 use dts_core::seq::Seq;
 use dts_lab::ladder::{Ladder, Party, Rung, Step, was_sent_here};
 use dts_lab::{
-    Capture, Counters, FileSet, LabGuard, LabSpec, Network, Place, Segment, VIP, sha256,
+    Capture, ClusterSpec, Counters, FileSet, LabGuard, LabSpec, Network, Place, Segment, VIP,
+    sha256,
 };
 
 const CLIENT: Place = Place::Client(1);
@@ -34,6 +35,7 @@ fn fetch(lab: &str, owner: Place) -> Seen {
     let name = format!("{lab}{}", std::process::id());
     let mut spec = LabSpec::new(name, 2, env!("CARGO_BIN_EXE_dts"));
     spec.nodes[1].inspect = Some(false);
+    spec.cluster.services_toml = Some(ClusterSpec::services(2, "splice"));
     let lab = LabGuard::up(spec).expect("a lab (needs root)");
     let mut files = FileSet::new(1);
     files.add(format!("{owner}/file"), SIZE).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dts_lab::{LabGuard, LabSpec, Network, Place};
+use dts_lab::{ClusterSpec, LabGuard, LabSpec, Network, Place};
 use serde_json::Value;
 
 const DTS: &str = env!("CARGO_BIN_EXE_dts");
@@ -23,6 +23,7 @@ impl Cluster {
         let mut spec = LabSpec::new(name, 2, DTS);
         // A connection per request, so that the counters don't depend on how curl uses them.
         spec.keepalive = false;
+        spec.cluster.services_toml = Some(ClusterSpec::services(2, "splice"));
         Self(LabGuard::up(spec).unwrap())
     }
 

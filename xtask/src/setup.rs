@@ -37,11 +37,12 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 15] = [
+const PROGRAMS: [Program; 16] = [
     program("c++", "g++", "builds bpf-linker and the fuzz targets"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
     program("gunicorn", "gunicorn", "an application server for uploads"),
+    program("node", "nodejs", "a server that keeps connections"),
     program("python3", "python3", "runs the application server"),
     program("curl", "curl", "a client"),
     program("wrk", "wrk", "a client that makes load"),

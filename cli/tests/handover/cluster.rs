@@ -25,11 +25,24 @@ pub(crate) struct Method {
     pub(crate) handover: &'static str,
 }
 
+impl Method {
+    /// Whether connections are adopted.
+    pub(crate) fn adopts(&self) -> bool {
+        self.name == "adopt"
+    }
+}
+
 /// All of them.
-pub(crate) const METHODS: &[Method] = &[Method {
-    name: "splice",
-    handover: "splice",
-}];
+pub(crate) const METHODS: &[Method] = &[
+    Method {
+        name: "splice",
+        handover: "splice",
+    },
+    Method {
+        name: "adopt",
+        handover: "adopt",
+    },
+];
 
 pub(crate) const CLIENT: Place = Place::Client(1);
 pub(crate) const HANDOVER_PORT: u16 = 7411;
@@ -96,6 +109,14 @@ impl Cluster {
 
     pub(crate) fn stats(&self, node: u8) -> StatsView {
         self.ask(node).stats().unwrap()
+    }
+
+    /// How many connections the cluster's nodes have handed over, in whichever way.
+    pub(crate) fn handed_over(&self) -> u64 {
+        self.sum(|node| {
+            let handovers = self.status(node).handovers;
+            handovers.done + handovers.adopted
+        })
     }
 
     pub(crate) fn drops(&self, node: u8, reason: &str) -> u64 {
@@ -218,6 +239,13 @@ impl Drop for Cluster {
             for node in self.nodes() {
                 let log = fs::read_to_string(self.daemon_log(node)).unwrap_or_default();
                 let from = log.lines().count().saturating_sub(40);
+                if let Ok(stats) =
+                    Client::connect(&self.daemon_socket(node)).and_then(|c| c.stats())
+                {
+                    let counted = stats.actions.iter().chain(&stats.drops);
+                    let counted: Vec<_> = counted.filter(|(_, count)| **count > 0).collect();
+                    eprintln!("n{node} counted: {counted:?}");
+                }
                 eprintln!("n{node} logged:");
                 log.lines()
                     .skip(from)
@@ -255,12 +283,9 @@ pub(crate) fn vip(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(dts_lab::VIP), port)
 }
 
-fn services(method: &Method, nodes: u8) -> String {
-    let mut toml = ClusterSpec::default_services(nodes);
-    toml = toml.replace(
-        "handover = \"auto\"",
-        &format!("handover = \"{}\"", method.handover),
-    );
+/// The services that [`Cluster`] tells of, with rules for the first so many nodes.
+pub(crate) fn services(method: &Method, nodes: u8) -> String {
+    let mut toml = ClusterSpec::services(nodes, method.handover);
     for (name, port, inspector, fate) in [
         ("app", APP, 8082, "default"),
         ("strict", STRICT, 8083, "reset"),

@@ -21,6 +21,9 @@ crate::cases![
     detach_leaves_nothing,
 ];
 
+/// The lease of the lab's nodes, and a bit.
+const LEASE: Duration = Duration::from_millis(2200);
+
 /// Acceptance: kill -9 of a daemon during a 100 MB download: it completes; new connections of its arc
 /// are not answered twice; the restarted daemon takes over.
 fn a_daemon_is_killed(method: &'static Method) {
@@ -52,6 +55,10 @@ fn daemon_goes(method: &'static Method, signal: Signal) {
         let filter = format!("tcp port {WEB} and not port {port}");
         let capture = cluster.capture(CLIENT, "eth0", &filter).unwrap();
         cluster.end_daemon(gone, signal);
+        if method.adopts() {
+            // Until the lease lapses the filter goes on, with rules that need no daemon.
+            thread::sleep(LEASE);
+        }
         thread::scope(|scope| {
             // Its SYNs are ignored at first: it succeeds when the daemon is back.
             let waits = scope.spawn(|| get(&cluster, Some(waiting), WEB, "/n3/x"));

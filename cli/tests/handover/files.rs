@@ -59,11 +59,19 @@ fn two_hundred_files(method: &'static Method) {
         let received = fs::read(directory.join(format!("{number}.out"))).unwrap();
         assert_eq!(sha256(&received), file.sha256, "{}", file.path);
     }
-    let done = cluster.sum(|node| cluster.status(node).handovers.done);
-    assert_eq!(done, 200, "each connection was handed over once");
+    assert_eq!(
+        cluster.handed_over(),
+        200,
+        "each connection was handed over once"
+    );
+    let inspected = if method.adopts() {
+        "syn_answered"
+    } else {
+        "to_inspector"
+    };
     let inspecting = cluster
         .nodes()
-        .filter(|node| cluster.stats(*node).actions["to_inspector"] > 0);
+        .filter(|node| cluster.actions(*node, inspected) > 0);
     assert_eq!(inspecting.count(), 4, "every node inspected some");
 }
 

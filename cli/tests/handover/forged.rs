@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use dts_lab::{FileSet, Network, Place, Signal, sha256};
 use dts_node::admin::{Role, State};
+use dts_node::config::service_id;
 use etherparse::TcpHeader;
 
 use crate::client::{Response, connect, head};
@@ -42,7 +43,12 @@ fn forged_segments_of_a_live_connection(method: &'static Method) {
             .iter()
             .find(|entry| entry.remote.port() == port && entry.role == Role::Processing)
             .unwrap();
-        assert_eq!(live.state, State::Direct);
+        let expected = if method.adopts() {
+            State::Adopted
+        } else {
+            State::Direct
+        };
+        assert_eq!(live.state, expected);
         let before: Vec<u64> = cluster
             .nodes()
             .map(|node| cluster.stats(node).actions["challenge"])
@@ -138,7 +144,7 @@ fn forged_handovers(method: &'static Method) {
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs() as u16;
-    let service = service_id(&cluster);
+    let service = service_id(vip(WEB).ip(), WEB);
     let mut random = fastrand::Rng::with_seed(5);
     let mut forge = |from: std::net::Ipv4Addr| -> Vec<_> {
         (0..EACH)
@@ -165,15 +171,6 @@ fn forged_handovers(method: &'static Method) {
         .lines()
         .filter(|line| !line.starts_with("LISTEN") && !line.contains("127.0.0.1"));
     assert_eq!(open.count(), 0, "no socket:\n{sockets}");
-}
-
-/// The number under which the web service is known in handovers.
-fn service_id(cluster: &Cluster) -> u16 {
-    let stream = connect(cluster, Some(cluster.port_inspected_by(1)), WEB).unwrap();
-    let id = cluster.connections(1)[0].service_id;
-    drop(stream);
-    cluster.wait_until_clean(std::time::Duration::from_secs(12));
-    id
 }
 
 /// Acceptance: handover frames that arrive on front are dropped and counted.

@@ -49,8 +49,11 @@ fn many_handovers(method: &'static Method) {
     let failures = failures.into_inner().unwrap();
     let first = &failures[..failures.len().min(10)];
     assert!(failures.is_empty(), "{} failed: {first:#?}", failures.len());
-    let done = cluster.sum(|node| cluster.status(node).handovers.done);
-    assert_eq!(done, requests, "each connection was handed over once");
+    assert_eq!(
+        cluster.handed_over(),
+        requests,
+        "each connection was handed over once"
+    );
     cluster.wait_until_clean(Duration::from_secs(5));
 }
 

@@ -1,6 +1,7 @@
 //! Whole clusters on the running kernel: what has to hold of connections that are handed over, whatever
 //! the method. Needs root, and says so. docs/testing.md has the numbers that can be made larger.
 
+mod adoption;
 mod client;
 mod cluster;
 mod daemons;
@@ -13,6 +14,7 @@ mod load;
 mod members;
 mod options;
 mod packet;
+mod requests;
 mod servers;
 mod uploads;
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         edges::CASES,
         failures::CASES,
         load::CASES,
+        requests::CASES,
         options::CASES,
         forged::CASES,
         members::CASES,
@@ -53,7 +56,13 @@ fn main() -> ExitCode {
         l4::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
-        cases.into_iter().flatten().map(move |(name, case)| {
+        let only = if method.adopts() {
+            adoption::CASES
+        } else {
+            &[]
+        };
+        let cases = cases.into_iter().flatten().chain(only);
+        cases.map(move |(name, case)| {
             let name = name.trim_start_matches("handover::");
             Trial::test(format!("{}::{name}", method.name), move || {
                 require_root()?;

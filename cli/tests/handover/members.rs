@@ -21,9 +21,7 @@ crate::cases![a_node_goes];
 fn a_node_goes(method: &'static Method) {
     let cluster = Cluster::with(method, 4, |spec| {
         // No rule names n4: its removal must leave a configuration that is right.
-        let services = ClusterSpec::default_services(3);
-        let (from, to) = ("\"auto\"", format!("\"{}\"", method.handover));
-        spec.cluster.services_toml = Some(services.replace(from, &to));
+        spec.cluster.services_toml = Some(ClusterSpec::services(3, method.handover));
     });
     let mut files = FileSet::new(8);
     for node in 1..=3 {

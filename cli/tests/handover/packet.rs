@@ -37,14 +37,24 @@ pub(crate) fn send(lab: &Lab, place: Place, packets: &[(Ipv4Header, Vec<u8>)]) {
 
 /// A TCP segment without payload.
 pub(crate) fn segment(from: SocketAddr, to: SocketAddr, tcp: TcpHeader) -> (Ipv4Header, Vec<u8>) {
+    segment_with(from, to, tcp, &[])
+}
+
+/// A TCP segment with this payload.
+pub(crate) fn segment_with(
+    from: SocketAddr,
+    to: SocketAddr,
+    tcp: TcpHeader,
+    payload: &[u8],
+) -> (Ipv4Header, Vec<u8>) {
     let mut tcp = TcpHeader {
         source_port: from.port(),
         destination_port: to.port(),
         ..tcp
     };
-    let ip = ip(from.ip(), to.ip(), tcp.header_len());
-    tcp.checksum = tcp.calc_checksum_ipv4(&ip, &[]).unwrap();
-    (ip, tcp.to_bytes().to_vec())
+    let ip = ip(from.ip(), to.ip(), tcp.header_len() + payload.len());
+    tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload).unwrap();
+    (ip, [&tcp.to_bytes()[..], payload].concat())
 }
 
 pub(crate) fn ip(from: IpAddr, to: IpAddr, payload: usize) -> Ipv4Header {

@@ -209,7 +209,12 @@ fn a_delay_line_keeps_large_frames() {
     let retransmitted = lab
         .sh(N1, "nstat -asz TcpRetransSegs | awk '/Retrans/ {print $2}'")
         .unwrap();
-    assert_eq!(retransmitted.trim(), "0", "the line itself loses nothing");
+    // A machine that stands still has TCP repeat some; a line that lost or cut frames, thousands of 69,000.
+    let retransmitted: u32 = retransmitted.trim().parse().unwrap();
+    assert!(
+        retransmitted < 690,
+        "the line itself loses nothing: {retransmitted}"
+    );
 }
 
 fn links_go_down_and_up() {
