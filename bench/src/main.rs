@@ -3,9 +3,13 @@
 //! `dts-bench splice` answers two questions about handover by splice, on two nodes with nginx: how many
 //! new connections per second it carries, and how fast bulk downloads are, both beside direct connections
 //! to the same servers. Both sides are measured in turn (A B A B ...), and the ratio is the median of the
-//! pairs' ratios: one machine's speed drifts, a pair's two halves drift together.
+//! pairs' ratios: one machine's speed drifts, a pair's two halves drift together. `dts-bench adopt` asks the same of
+//! adoption, and of persistent connections, and has HAProxy beside them.
 
+mod adopt;
+mod load;
 mod run;
+mod small;
 mod splice;
 
 use std::path::PathBuf;
@@ -33,12 +37,15 @@ struct Cli {
 enum Experiment {
     /// New connections per second and bulk downloads by splice, beside direct connections.
     Splice(splice::Options),
+    /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
+    Adopt(adopt::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.experiment {
         Experiment::Splice(options) => splice::run(options, &cli.dts, &cli.runs),
+        Experiment::Adopt(options) => adopt::run(options, &cli.dts, &cli.runs),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,18 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use clap::Args;
-use dts_lab::{FileSet, Lab, LabGuard, LabSpec, Place, VIP, remove_on_signals};
+use dts_lab::{ClusterSpec, LabGuard, LabSpec, remove_on_signals};
 
+use crate::load::{NODES, Streams, bulk, new_connections, own_address, publish, shared_address};
 use crate::run::{Comparison, Pair, record};
-
-const NODES: u8 = 2;
-const BULK: u64 = 100_000_000;
-/// How often the sides take turns for one figure of bulk.
-const TURNS: u32 = 4;
-/// How often each node's large file is downloaded in each turn.
-const DOWNLOADS: usize = 3;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -48,14 +42,10 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
         )
     })?;
     remove_on_signals()?;
-    let lab = LabGuard::up(LabSpec::new("bench", NODES, dts))?;
-    let places: Vec<Place> = (1..=NODES).map(Place::Node).collect();
-    for place in &places {
-        let mut files = FileSet::new(1);
-        files.add(format!("{place}/1k"), 1024)?;
-        files.add(format!("{place}/bulk"), BULK)?;
-        lab.publish(&[*place], &files)?;
-    }
+    let mut spec = LabSpec::new("bench", NODES, dts);
+    spec.cluster.services_toml = Some(ClusterSpec::services(NODES, "splice"));
+    let lab = LabGuard::up(spec)?;
+    let places = publish(&lab)?;
     let mut comparisons = [
         Comparison {
             name: "new connections, 1 KB",
@@ -90,131 +80,4 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
     let (folder, summary) = record(runs, "splice", &comparisons)?;
     println!("{summary}\n{}", folder.display());
     Ok(())
-}
-
-fn shared_address(_: Place) -> String {
-    VIP.to_string()
-}
-
-fn own_address(place: Place) -> String {
-    place
-        .address(dts_lab::Network::Front)
-        .map_or_else(String::new, |a| a.to_string())
-}
-
-/// Requests per second of one load generator per node, each with new connections only.
-fn new_connections(
-    lab: &Lab,
-    seconds: u32,
-    connections: u32,
-    server: impl Fn(Place) -> String,
-) -> anyhow::Result<f64> {
-    let loads: Vec<String> = (1..=NODES)
-        .map(Place::Node)
-        .map(|place| {
-            let each = connections / u32::from(NODES);
-            format!(
-                "wrk -t1 -c{each} -d{seconds} -H 'Connection: close' http://{}/{place}/1k &",
-                server(place)
-            )
-        })
-        .collect();
-    let text = lab.sh(Place::Client(1), &format!("{} wait", loads.join(" ")))?;
-    let trouble = text
-        .lines()
-        .find(|l| l.contains("Socket errors") || l.contains("Non-2xx"));
-    if let Some(trouble) = trouble {
-        bail!("the load met trouble: {}\n{text}", trouble.trim());
-    }
-    let rates: Vec<f64> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok())
-        .collect();
-    ensure!(
-        rates.len() == usize::from(NODES),
-        "cannot read wrk's output:\n{text}"
-    );
-    Ok(rates.iter().sum())
-}
-
-/// Which downloads run at the same time.
-#[derive(Clone, Copy)]
-enum Streams {
-    /// One from each node: what the machine can carry.
-    Together,
-    /// Only one: what one client sees.
-    Alone,
-}
-
-/// MB/s of 100 MB downloads: through the VIP, and beside it directly.
-///
-/// A download takes a few dozen milliseconds, in which such a machine may do anything. So both sides take turns,
-/// and their times are added up.
-fn bulk(lab: &Lab, places: &[Place], streams: Streams) -> anyhow::Result<Pair> {
-    let groups: Vec<&[Place]> = match streams {
-        Streams::Together => vec![places],
-        Streams::Alone => places.chunks(1).collect(),
-    };
-    let (mut ours, mut partner) = (0.0, 0.0);
-    for _ in 0..TURNS {
-        for group in &groups {
-            ours += seconds_per_megabyte(lab, group, shared_address)?;
-            partner += seconds_per_megabyte(lab, group, own_address)?;
-        }
-    }
-    let turns = f64::from(TURNS) * groups.len() as f64;
-    Ok(Pair {
-        ours: turns / ours,
-        partner: turns / partner,
-    })
-}
-
-/// Downloads some nodes' large files a few times, one node's beside the other's. Seconds for each MB that came.
-fn seconds_per_megabyte(
-    lab: &Lab,
-    places: &[Place],
-    server: impl Fn(Place) -> String,
-) -> anyhow::Result<f64> {
-    let curls: Vec<String> = places
-        .iter()
-        .map(|place| {
-            let url = format!("http://{}/{place}/bulk", server(*place));
-            let transfers = format!("-o /dev/null {url} ").repeat(DOWNLOADS);
-            // Each on a connection of its own, as the first one.
-            format!(
-                "curl -sf -H 'Connection: close' \
-                 -w '{place} %{{time_total}} %{{size_download}}\n' {transfers} &"
-            )
-        })
-        .collect();
-    let text = lab.sh(Place::Client(1), &format!("{} wait", curls.join(" ")))?;
-    let mut longest: f64 = 0.0;
-    for place in places {
-        let name = place.to_string();
-        let mut time = 0.0;
-        let mut count = 0;
-        for line in text.lines() {
-            let mut fields = line.split(' ');
-            if fields.next() != Some(&name) {
-                continue;
-            }
-            let (Some(Ok(seconds)), Some(Ok(size))) = (
-                fields.next().map(str::parse::<f64>),
-                fields.next().map(str::parse::<u64>),
-            ) else {
-                bail!("cannot read curl's output:\n{text}");
-            };
-            ensure!(size == BULK, "only {size} bytes came");
-            time += seconds;
-            count += 1;
-        }
-        ensure!(
-            count == DOWNLOADS,
-            "{count} of {DOWNLOADS} downloads from {place} succeeded:\n{text}"
-        );
-        // They begin together, so what is left to the slowest counts as it is.
-        longest = longest.max(time);
-    }
-    let megabytes = (places.len() * DOWNLOADS) as f64 * BULK as f64 / 1e6;
-    Ok(longest / megabytes)
 }
