@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dts_lab::{FileSet, Place, sha256};
 
-use crate::client::{PATIENCE, Response, connect};
+use crate::client::{PATIENCE, Response, connect, get};
 use crate::cluster::{APP, Cluster, Method, WEB, scale, wait_for};
 use crate::servers::{Server, read_head};
 
@@ -20,6 +20,18 @@ const TRACES: Duration = Duration::from_secs(12);
 
 fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: dts.test\r\n\r\n")
+}
+
+/// Has each node hand a connection to each: from then on all know each other's link addresses. Until then a later request
+/// stays where it is.
+fn introduce(cluster: &Cluster) {
+    for inspecting in cluster.nodes() {
+        for target in cluster.nodes() {
+            let port = cluster.port_inspected_by(inspecting);
+            let path = format!("/n{target}/absent");
+            assert!(get(cluster, Some(port), WEB, &path).is_ok());
+        }
+    }
 }
 
 /// Acceptance: one connection, paths of four nodes in turn: every answer whole and from the right node, old sockets gone
@@ -35,6 +47,12 @@ fn alternating_nodes(method: &'static Method) {
     }
     let places: Vec<Place> = cluster.spec().node_places().collect();
     cluster.publish(&places, &files).unwrap();
+    introduce(&cluster);
+    let logs = |node| cluster.place_dir(Place::Node(node)).join("error.log");
+    // The introduction asks for files that are not there.
+    for node in cluster.nodes() {
+        fs::write(logs(node), "").unwrap();
+    }
     let port = cluster.port_inspected_by(1);
     let mut stream = connect(&cluster, Some(port), WEB).unwrap();
     for number in 0..requests as usize {
@@ -64,8 +82,8 @@ fn alternating_nodes(method: &'static Method) {
     }
     cluster.wait_until_clean(TRACES);
     for node in cluster.nodes() {
-        let log = cluster.place_dir(Place::Node(node)).join("error.log");
-        assert_eq!(fs::read_to_string(log).unwrap(), "", "n{node}'s error log");
+        let log = fs::read_to_string(logs(node)).unwrap();
+        assert_eq!(log, "", "n{node}'s error log");
     }
 }
 
@@ -126,6 +144,7 @@ fn python_and_node(method: &'static Method) {
         ("/usr/bin/node", NODE, ["--no-deprecation", "server"]),
     ] {
         let cluster = Cluster::up(method, 2);
+        introduce(&cluster);
         let logs: Vec<_> = cluster
             .nodes()
             .map(|node| {
