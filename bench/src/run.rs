@@ -61,7 +61,7 @@ pub(crate) fn record(
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut raw = String::from("comparison,unit,pair,ours,partner\n");
     let mut summary = String::from(
-        "| | unit | splice, median | direct, median | ratio, median | ratios | pairs |\n\
+        "| | unit | ours, median | partner, median | ratio, median | ratios | pairs |\n\
          |---|---|---|---|---|---|---|\n",
     );
     for comparison in comparisons {

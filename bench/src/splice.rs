@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
     let places = publish(&lab)?;
     let mut comparisons = [
         Comparison {
-            name: "new connections, 1 KB",
+            name: "new connections, 1 KB, beside direct",
             unit: "conn/s",
             pairs: Vec::new(),
         },

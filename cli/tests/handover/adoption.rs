@@ -69,22 +69,6 @@ fn nothing_is_rewritten(method: &'static Method) {
     }
 }
 
-/// Takes a member out of a node's list and has the daemon reload.
-fn remove_member(cluster: &Cluster, node: u8, member: &str) {
-    let path = cluster.daemon_config(node);
-    let toml = fs::read_to_string(&path).unwrap();
-    let marker = format!("{{ id = \"{member}\"");
-    let kept: Vec<&str> = toml
-        .lines()
-        .filter(|line| !line.contains(&marker))
-        .collect();
-    fs::write(&path, kept.join("\n") + "\n").unwrap();
-    let reloaded = Client::connect(&cluster.daemon_socket(node))
-        .unwrap()
-        .reload();
-    reloaded.unwrap();
-}
-
 /// A cluster of three whose rules name n1 and n2 only, so that n3 can leave.
 fn three(method: &Method) -> Cluster {
     Cluster::with(method, 3, |spec| {
@@ -98,7 +82,7 @@ fn take_away(cluster: &Cluster, node: u8) {
         cluster.set_link(Place::Node(node), network, false).unwrap();
     }
     for other in cluster.nodes().filter(|other| *other != node) {
-        remove_member(cluster, other, &format!("n{node}"));
+        cluster.remove_member(other, &format!("n{node}"));
     }
 }
 
@@ -154,7 +138,7 @@ fn the_target_goes_before_it_has_the_request(method: &'static Method) {
         let path = cluster.daemon_config(node);
         let toml = fs::read_to_string(&path).unwrap();
         fs::write(&path, toml.replace("[\"n3\", \"n2\"]", "[\"n2\"]")).unwrap();
-        remove_member(&cluster, node, "n3");
+        cluster.remove_member(node, "n3");
     }
     let response = Response::read(&stream).unwrap();
     assert_eq!(response.node.as_deref(), Some("n2"));

@@ -111,6 +111,28 @@ impl Cluster {
         self.ask(node).stats().unwrap()
     }
 
+    /// Takes a member out of a node's list and has its daemon reload, which it does without a restart; what it says has
+    /// changed.
+    pub(crate) fn remove_member(&self, node: u8, member: &str) -> Vec<String> {
+        let path = self.daemon_config(node);
+        let toml = fs::read_to_string(&path).unwrap();
+        let marker = format!("{{ id = \"{member}\"");
+        let kept: Vec<&str> = toml
+            .lines()
+            .filter(|line| !line.contains(&marker))
+            .collect();
+        assert_eq!(kept.len() + 1, toml.lines().count());
+        fs::write(&path, kept.join("\n") + "\n").unwrap();
+        let pid = self.status(node).pid;
+        let changes = self.ask(node).reload().unwrap().changes;
+        assert!(
+            changes.contains(&format!("member {member} left")),
+            "{changes:?}"
+        );
+        assert_eq!(self.status(node).pid, pid, "without a restart");
+        changes
+    }
+
     /// How many connections the cluster's nodes have handed over, in whichever way.
     pub(crate) fn handed_over(&self) -> u64 {
         self.sum(|node| {

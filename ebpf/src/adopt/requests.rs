@@ -12,7 +12,7 @@ use dts_core::{
         NodeSettings, ServiceEntry,
         adoption::{Adoption, ruling, stage, track},
     },
-    handover::{AGREED_TIMESTAMPS, adoption::Kind},
+    handover::AGREED_TIMESTAMPS,
     head::HEAD,
     response::ResponseHead,
     segment::{ACK, FIN, RST, TcpHeader, write32},
@@ -20,14 +20,11 @@ use dts_core::{
     verdict::{Action, DropReason},
 };
 
-use super::{adopt_room, again, recall, record, rules, seal};
+use super::{adopt_room, again, readdress, recall, record, rules};
 use crate::{
     FROM_BACK, Outcome,
     facts::{SockRef, now_ms, now_ns},
-    frame::{
-        Bare, ETH, Segment, Skb, insert_ip_option, macs, make_bare, options, remove_ip_option,
-        rewrite,
-    },
+    frame::{Bare, ETH, Segment, Skb, macs, make_bare, options, remove_ip_option, rewrite},
     maps::{ADOPT_ROOM, AdoptRoom, TARGETS},
     outcome,
 };
@@ -182,18 +179,7 @@ fn forward_copy(
     room: &mut AdoptRoom,
     settings: &NodeSettings,
 ) -> Result<(), DropReason> {
-    let Some(target) = TARGETS.get_ptr(&room.record.target) else {
-        return Err(DropReason::NotMember);
-    };
-    // SAFETY: a map value stays valid for the program's run; only the daemon writes, whole values.
-    let mac = unsafe { (*target).mac };
-    if mac == [0; 6] {
-        return Err(DropReason::NoNeighbour);
-    }
-    restamp(skb, segment, room)?;
-    seal(segment, Kind::Next, settings, room);
-    insert_ip_option(skb, &segment.ip, &room.option.bytes)?;
-    skb.set_macs(&mac, &settings.back_mac)?;
+    readdress(skb, segment, room, settings)?;
     skb.send_copy(settings.back)?;
     remove_option(skb, segment, room)
 }
@@ -210,7 +196,7 @@ fn remove_option(skb: Skb, segment: &Segment, room: &AdoptRoom) -> Result<(), Dr
 /// what the client echoes may be as old as its last thought.
 #[inline(never)]
 pub(super) fn restamp(skb: Skb, segment: &Segment, room: &AdoptRoom) -> Result<(), DropReason> {
-    if room.record.terms & AGREED_TIMESTAMPS == 0 {
+    if room.record.terms().agreed & AGREED_TIMESTAMPS == 0 {
         return Ok(());
     }
     let l4 = segment.ip.l4();
