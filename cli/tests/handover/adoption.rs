@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -236,16 +236,35 @@ fn a_late_copy_of_a_request(method: &'static Method) {
     assert_eq!(cluster.drops(2, "duplicate_request"), 6);
 }
 
+/// Builds an example of the node's crate beside the program under test, where `cargo test` doesn't by itself.
+fn example(name: &str) -> PathBuf {
+    let profile = Path::new(env!("CARGO_BIN_EXE_dts")).parent().unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args([
+            "build",
+            "--locked",
+            "--package",
+            "dts-node",
+            "--example",
+            name,
+        ])
+        .arg("--target-dir")
+        .arg(profile.parent().unwrap());
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.status().unwrap();
+    assert!(status.success(), "{build:?}: {status}");
+    profile.join("examples").join(name)
+}
+
 /// Acceptance: a program's own inspector decides about connections that are adopted: the example of a node with one, in
 /// place of the daemon.
 fn an_inspector_of_ones_own(method: &'static Method) {
     let cluster = Cluster::with(method, 2, |spec| spec.cluster.daemons = false);
-    let program = Path::new(env!("CARGO_BIN_EXE_dts")).with_file_name("examples/round_robin");
-    assert!(
-        program.exists(),
-        "no {}: `cargo build -p dts-node --examples` makes it",
-        program.display()
-    );
+    let program = example("round_robin");
     let processes: Vec<_> = cluster
         .nodes()
         .map(|node| {
