@@ -12,8 +12,8 @@
 //! Where later requests of the connection may go elsewhere, the whole head is read as well, and [`Head::is_alone`] says
 //! whether the next request begins right behind it.
 //!
-//! The kernel's bounded loops call [`Head::step`], which reads a byte, or several where nothing but text is expected, and the loader sees to it that nothing is indexed
-//! out of bounds: every index is masked.
+//! The kernel's bounded loops call [`Head::step`], which reads a byte, or up to eight where they need no second look. The
+//! kernel's verifier sees to it that nothing is indexed out of bounds: every index is masked.
 
 /// How many bytes of a head are looked at: a power of two.
 pub const HEAD: usize = 2048;
@@ -21,8 +21,21 @@ pub const HEAD: usize = 2048;
 /// A head with more headers than this is not plain.
 pub const MAX_HEADERS: u32 = 100;
 
-/// A segment's data. Longer than [`HEAD`], so that an eight-byte read anywhere in it is inside.
-pub type Bytes = [u8; HEAD + 8];
+/// A segment's data, as it stands in memory, in words: reading eight bytes at any place takes two of them. Longer than
+/// [`HEAD`], so that such a read is always inside.
+pub type Bytes = [u64; HEAD / 8 + 1];
+
+/// Data for [`scan`] and its like: what is beyond [`HEAD`] is left out.
+#[must_use]
+pub fn bytes(data: &[u8]) -> Bytes {
+    let mut bytes = [0; HEAD / 8 + 1];
+    for (word, eight) in bytes.iter_mut().zip(data.chunks(8)).take(HEAD / 8) {
+        let mut whole = [0; 8];
+        whole[..eight.len()].copy_from_slice(eight);
+        *word = u64::from_ne_bytes(whole);
+    }
+    bytes
+}
 
 /// Where a scan is.
 mod at {
@@ -43,6 +56,13 @@ mod at {
     pub(super) const LAST: u32 = 14;
     pub(super) const DONE: u32 = 15;
     pub(super) const ODD: u32 = 16;
+}
+
+/// Whose value a header's is.
+mod value {
+    pub(super) const ANY: u32 = 0;
+    pub(super) const HOST: u32 = 1;
+    pub(super) const CONNECTION: u32 = 2;
 }
 
 /// Kinds of bytes.
@@ -113,35 +133,36 @@ const HIGH: u64 = 0x8080_8080_8080_8080;
 
 /// Eight bytes from a place on, the first one lowest. The index is masked: it cannot panic.
 #[inline(always)]
-pub(crate) fn eight(bytes: &Bytes, at: u32) -> u64 {
-    let at = (at as usize) & (HEAD - 1);
-    let mut word = 0;
-    let mut i = 0;
-    while i < 8 {
-        word |= u64::from(bytes[at + i]) << (8 * i);
-        i += 1;
-    }
-    word
+#[must_use]
+pub const fn eight(bytes: &Bytes, at: u32) -> u64 {
+    let word = (at as usize & (HEAD - 1)) / 8;
+    let shift = at % 8 * 8;
+    // Twice, because a shift by 64 is none.
+    u64::from_le(bytes[word]) >> shift | u64::from_le(bytes[word + 1]) << 1 << (63 - shift)
 }
 
-/// Whether one of the eight bytes is below `n`, which is 128 at the most.
+/// One byte. The index is masked: it cannot panic.
 #[inline(always)]
-pub(crate) const fn has_below(word: u64, n: u8) -> bool {
-    word.wrapping_sub(ONES * n as u64) & !word & HIGH != 0
+pub(crate) const fn one(bytes: &Bytes, at: u32) -> u8 {
+    (u64::from_le(bytes[(at as usize & (HEAD - 1)) / 8]) >> (at % 8 * 8)) as u8
 }
 
-/// Whether one of the eight bytes is `byte`.
+/// A mark in each of the eight bytes that is below `n`, which is 128 at the most. There may be more marks behind the first
+/// one without reason, but never before it.
 #[inline(always)]
-pub(crate) const fn has_byte(word: u64, byte: u8) -> bool {
-    has_below(word ^ (ONES * byte as u64), 1)
+const fn below(word: u64, n: u8) -> u64 {
+    word.wrapping_sub(ONES * n as u64) & !word & HIGH
 }
 
-/// Which of the eight bytes is the first that is `byte`: 0 to 7; 8 when none is.
+/// A mark in each of the eight bytes that is `byte`, as [`below`] makes them.
 #[inline(always)]
-pub(crate) const fn first(word: u64, byte: u8) -> u32 {
-    let same = word ^ (ONES * byte as u64);
-    // A bit may be set behind the first one without reason, but never before it.
-    let mut marks = same.wrapping_sub(ONES) & !same & HIGH;
+const fn same(word: u64, byte: u8) -> u64 {
+    below(word ^ (ONES * byte as u64), 1)
+}
+
+/// Which byte has the first mark: 0 to 7; 8 when none has.
+#[inline(always)]
+const fn first_mark(mut marks: u64) -> u32 {
     if marks == 0 {
         return 8;
     }
@@ -161,10 +182,16 @@ pub(crate) const fn first(word: u64, byte: u8) -> u32 {
     at
 }
 
-/// Whether all eight bytes are printable ASCII or spaces.
+/// Which of the eight bytes is the first that is `byte`: 0 to 7; 8 when none is.
 #[inline(always)]
-const fn is_text(word: u64) -> bool {
-    word & HIGH == 0 && !has_below(word, b' ') && !has_byte(word, 0x7f)
+pub(crate) const fn first(word: u64, byte: u8) -> u32 {
+    first_mark(same(word, byte))
+}
+
+/// How many of the eight bytes are printable ASCII or spaces, up to the first that isn't.
+#[inline(always)]
+const fn text(word: u64) -> u32 {
+    first_mark(word & HIGH | below(word, b' ') | same(word, 0x7f))
 }
 
 /// The method whose answers have no body.
@@ -172,13 +199,13 @@ const HEAD_METHOD: u32 = u32::from_be_bytes(*b"HEAD");
 
 /// The next step of a name's fingerprint.
 #[inline(always)]
-pub(crate) const fn mix(print: u32, byte: u8) -> u32 {
+const fn mix(print: u32, byte: u8) -> u32 {
     print.wrapping_mul(31).wrapping_add((byte | 0x20) as u32)
 }
 
 /// The fingerprint of a header's name, in lower case. A name that matters is never missed; one with the same fingerprint
 /// is only taken for it.
-pub(crate) const fn print(name: &[u8]) -> u32 {
+const fn print(name: &[u8]) -> u32 {
     let mut print = 0;
     let mut i = 0;
     while i < name.len() {
@@ -196,6 +223,18 @@ const FRAMING: [u32; 5] = [
     print(b"expect"),
     print(b"http2-settings"),
 ];
+
+/// The name of the header that says whether the connection goes on.
+const CONNECTION: u32 = print(b"connection");
+
+/// "GET /".
+const GET: u64 = u64::from_le_bytes(*b"GET /\0\0\0");
+
+/// "HTTP/1.1".
+const HTTP_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
+
+/// CR LF.
+const CR_LF: u64 = 0x0a0d;
 
 /// A scan of a head. All positions are offsets into the data.
 #[repr(C)]
@@ -222,7 +261,7 @@ pub struct Head {
     last: u32,
     /// The fingerprint of a header's name.
     print: u32,
-    /// Whether the next request may begin elsewhere than right behind the head.
+    /// Whether the next request may begin elsewhere than right behind the head, or there may be none.
     framed: u32,
     /// Whether the method is HEAD.
     no_body: u32,
@@ -281,11 +320,14 @@ impl Head {
         if self.next >= self.limit {
             return false;
         }
-        if self.at == at::VALUE && self.next + 8 <= self.limit && is_text(eight(bytes, self.next)) {
-            self.next += 8;
-            return true;
+        if self.next + 8 <= self.limit {
+            let skimmed = self.skim(eight(bytes, self.next));
+            if skimmed != 0 {
+                self.next += skimmed;
+                return true;
+            }
         }
-        let byte = bytes[(self.next as usize) & (HEAD - 1)];
+        let byte = one(bytes, self.next);
         let kind = KINDS[byte as usize];
         let here = self.next;
         self.next = here + 1;
@@ -308,6 +350,54 @@ impl Head {
             _ => at::ODD,
         };
         self.at < at::DONE
+    }
+
+    /// Reads, of eight bytes, those that need no second look; says how many.
+    #[inline(always)]
+    fn skim(&mut self, word: u64) -> u32 {
+        match self.at {
+            at::VALUE => {
+                let text = text(word);
+                if text < 7 && (word >> (8 * text)) & 0xffff == CR_LF {
+                    self.at = at::LINE;
+                    return text + 2;
+                }
+                text
+            }
+            at::PATH | at::QUERY => {
+                let mut n = 0;
+                while n < 8 && KINDS[(word >> (8 * n)) as u8 as usize] & is::TARGET != 0 {
+                    n += 1;
+                }
+                n
+            }
+            at::NAME => {
+                let mut n = 0;
+                while n < 8 && KINDS[(word >> (8 * n)) as u8 as usize] & is::NAME != 0 {
+                    self.in_name((word >> (8 * n)) as u8);
+                    n += 1;
+                }
+                n
+            }
+            at::METHOD if self.next == 0 && word & 0xff_ffff_ffff == GET => {
+                self.target = 4;
+                self.at = at::PATH;
+                5
+            }
+            at::VERSION if self.count == 0 && word == HTTP_1_1 => {
+                self.count = 8;
+                self.at = at::LINE_END;
+                8
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn in_name(&mut self, byte: u8) {
+        self.print = mix(self.print, byte);
+        self.last = self.last << 8 | (byte | 0x20) as u32;
+        self.count += 1;
     }
 
     #[inline(always)]
@@ -414,17 +504,21 @@ impl Head {
             if is_host {
                 self.hosts += 1;
             }
-            // From here on: whether the value is the host.
-            self.count = is_host.into();
+            // From here on: whose value it is.
+            self.count = if is_host {
+                value::HOST
+            } else if self.print == CONNECTION {
+                value::CONNECTION
+            } else {
+                value::ANY
+            };
             return if self.hosts > 1 {
                 at::ODD
             } else {
                 at::BEFORE_VALUE
             };
         }
-        self.print = mix(self.print, byte);
-        self.last = self.last << 8 | (byte | 0x20) as u32;
-        self.count += 1;
+        self.in_name(byte);
         if kind & is::NAME == 0 {
             at::ODD
         } else {
@@ -437,7 +531,11 @@ impl Head {
         if byte == b' ' || byte == b'\t' {
             return at::BEFORE_VALUE;
         }
-        if self.count == 0 {
+        if self.count == value::CONNECTION && byte | 0x20 != b'k' {
+            // Not "keep-alive".
+            self.framed = 1;
+        }
+        if self.count != value::HOST {
             return Self::value(byte, kind);
         }
         self.host = here;

@@ -5,29 +5,27 @@
 //! chunked ones, those that end with the connection, interim ones (1xx) and whatever is malformed, it is not: their
 //! connections stay where they are.
 
-use crate::head::{Bytes, HEAD, eight, first, mix, print};
+use crate::head::{Bytes, HEAD, eight, first};
 
 mod at {
     pub(super) const VERSION: u32 = 0;
-    pub(super) const STATUS: u32 = 1;
-    pub(super) const REASON: u32 = 2;
-    pub(super) const LINE: u32 = 3;
-    pub(super) const NAME: u32 = 4;
-    pub(super) const VALUE: u32 = 5;
-    pub(super) const LENGTH: u32 = 6;
-    pub(super) const AFTER_LENGTH: u32 = 7;
-    pub(super) const LAST: u32 = 8;
-    pub(super) const DONE: u32 = 9;
-    pub(super) const ODD: u32 = 10;
+    /// Text that doesn't matter, up to the line's end.
+    pub(super) const TEXT: u32 = 1;
+    pub(super) const LINE: u32 = 2;
+    pub(super) const LENGTH: u32 = 3;
+    pub(super) const AFTER_LENGTH: u32 = 4;
+    pub(super) const DONE: u32 = 5;
+    pub(super) const ODD: u32 = 6;
 }
 
-const LENGTH_NAME: [u8; 14] = *b"content-length";
-const CONTENT_LENGTH: u32 = print(&LENGTH_NAME);
-/// Headers that say that a response ends otherwise, or that something other than HTTP/1.1 follows.
-const OTHERWISE: [u32; 2] = [print(b"transfer-encoding"), print(b"upgrade")];
-
-/// "HTTP/1.1 ".
-const VERSION: u64 = u64::from_be_bytes(*b"TTP/1.1 ");
+const LOWER: u64 = 0x2020_2020_2020_2020;
+const HTTP_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
+const CONTENT: u64 = u64::from_le_bytes(*b"content-");
+const LENGTH: u64 = u64::from_le_bytes(*b"length\0\0");
+/// What the names of headers begin with that say that a response ends otherwise, or that something other than HTTP/1.1
+/// follows.
+const TRANSFER: u64 = u64::from_le_bytes(*b"transfer");
+const UPGRADE: u64 = u64::from_le_bytes(*b"upgrade\0");
 
 /// A longer body than this is not known to end: beyond it the numbers of segments could come round.
 const MOST: u32 = 1 << 30;
@@ -36,14 +34,12 @@ const MOST: u32 = 1 << 30;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResponseHead {
-    last: u64,
     at: u32,
     /// The next byte.
     pub next: u32,
-    /// Bytes since the beginning of a part; of the length, its digits.
+    /// How many digits the length has so far.
     count: u32,
     status: u32,
-    print: u32,
     length: u32,
     /// How many lengths there are.
     lengths: u32,
@@ -62,104 +58,100 @@ impl ResponseHead {
         }
     }
 
-    /// Reads the next byte, or several at once; `false` when there is nothing more to read.
+    /// Reads up to eight bytes, or the beginning of a line; `false` when there is nothing more to read.
     #[inline(always)]
     pub fn step(&mut self, bytes: &Bytes) -> bool {
+        let left = self.limit.wrapping_sub(self.next);
         if self.next >= self.limit {
             return false;
         }
-        let skips = self.at == at::VALUE || self.at == at::REASON;
-        if skips && self.next + 8 <= self.limit {
-            let ahead = first(eight(bytes, self.next), b'\n');
-            self.next += ahead;
-            if ahead < 8 {
-                self.next += 1;
-                self.at = at::LINE;
-            }
-            return true;
+        let mut word = eight(bytes, self.next);
+        if left < 8 {
+            // What is behind the data is not theirs.
+            word &= (1 << (8 * left)) - 1;
         }
-        let byte = bytes[(self.next as usize) & (HEAD - 1)];
-        self.next += 1;
-        self.at = match (self.at, byte) {
-            (at::VALUE | at::REASON | at::AFTER_LENGTH, b'\n') => at::LINE,
-            (at::VALUE | at::REASON, _) => self.at,
-            (at::VERSION, _) => self.version(byte),
-            (at::STATUS, _) => self.status(byte),
-            (at::LINE, b'\r') => at::LAST,
-            (at::LINE, b'\n') => at::DONE,
-            // A folded line.
-            (at::LINE, b' ' | b'\t') => at::ODD,
-            // No other name says anything here.
-            (at::LINE, b'C' | b'c' | b'T' | b't' | b'U' | b'u') => {
-                self.print = mix(0, byte);
-                at::NAME
+        let byte = word as u8;
+        match self.at {
+            at::TEXT => {
+                let ahead = first(word, b'\n');
+                self.next += ahead;
+                if ahead < 8 {
+                    self.next += 1;
+                    self.at = at::LINE;
+                }
             }
-            (at::LINE, _) => at::VALUE,
-            (at::NAME, b':') => self.named(bytes),
-            (at::NAME, b'\r' | b'\n' | b' ' | b'\t') => at::ODD,
-            (at::NAME, _) => {
-                self.print = mix(self.print, byte);
-                at::NAME
+            at::LINE => self.line(word, bytes),
+            at::VERSION => self.status_line(word, bytes),
+            at::LENGTH => {
+                self.next += 1;
+                self.at = self.length(byte);
             }
-            (at::LENGTH, _) => self.length(byte),
-            (at::AFTER_LENGTH, b' ' | b'\t' | b'\r') => at::AFTER_LENGTH,
-            (at::LAST, b'\n') => at::DONE,
-            _ => at::ODD,
-        };
+            _ => {
+                self.next += 1;
+                self.at = match byte {
+                    b'\n' => at::LINE,
+                    b' ' | b'\t' | b'\r' => at::AFTER_LENGTH,
+                    _ => at::ODD,
+                };
+            }
+        }
         self.at < at::DONE
     }
 
     #[inline(always)]
-    fn version(&mut self, byte: u8) -> u32 {
-        self.last = self.last << 8 | byte as u64;
-        self.count += 1;
-        match self.count {
-            9 if self.last == VERSION => {
-                self.count = 0;
-                at::STATUS
-            }
-            9 => at::ODD,
-            _ => at::VERSION,
-        }
-    }
-
-    #[inline(always)]
-    fn status(&mut self, byte: u8) -> u32 {
-        if !byte.is_ascii_digit() {
-            return at::ODD;
-        }
-        self.status = self.status * 10 + (byte - b'0') as u32;
-        self.count += 1;
-        if self.count == 3 {
-            at::REASON
-        } else {
-            at::STATUS
-        }
-    }
-
-    #[inline(always)]
-    fn named(&mut self, bytes: &Bytes) -> u32 {
-        if self.print == OTHERWISE[0] || self.print == OTHERWISE[1] {
-            return at::ODD;
-        }
-        if self.print != CONTENT_LENGTH {
-            return at::VALUE;
-        }
-        // Another name with the same fingerprint must not be taken for it.
+    fn status_line(&mut self, word: u64, bytes: &Bytes) {
+        let behind = eight(bytes, 8);
+        let digits = [
+            (behind >> 8) as u8,
+            (behind >> 16) as u8,
+            (behind >> 24) as u8,
+        ];
         let mut i = 0;
-        while i < LENGTH_NAME.len() {
-            let at = self.next.wrapping_sub(15).wrapping_add(i as u32) as usize & (HEAD - 1);
-            if bytes[at] | 0x20 != LENGTH_NAME[i] {
-                return at::ODD;
+        self.at = at::TEXT;
+        while i < 3 {
+            if !digits[i].is_ascii_digit() {
+                self.at = at::ODD;
             }
+            self.status = self.status * 10 + (digits[i] & 15) as u32;
             i += 1;
         }
-        self.lengths += 1;
-        self.count = 0;
-        if self.lengths > 1 {
-            at::ODD
+        if word != HTTP_1_1 || behind as u8 != b' ' || self.limit < 12 {
+            self.at = at::ODD;
+        }
+        self.next = 12;
+    }
+
+    /// The beginning of a line: the names of few headers matter.
+    #[inline(always)]
+    fn line(&mut self, word: u64, bytes: &Bytes) {
+        let lower = word | LOWER;
+        let byte = word as u8;
+        if byte == b'\n' || word as u16 == u16::from_le_bytes(*b"\r\n") {
+            self.next += if byte == b'\n' { 1 } else { 2 };
+            self.at = at::DONE;
+        } else if byte == b'\r' || byte == b' ' || byte == b'\t' {
+            // Nothing that ends a head; a folded line.
+            self.at = at::ODD;
+        } else if lower == CONTENT && (word >> 56) as u8 == b'-' {
+            self.next += 8;
+            let name = eight(bytes, self.next);
+            let is_length = (name | LOWER) & 0xffff_ffff_ffff == LENGTH;
+            self.at = at::TEXT;
+            if is_length && self.limit.wrapping_sub(self.next) > 7 {
+                self.next += 7;
+                self.lengths += 1;
+                // A name that goes on isn't worth a second look.
+                let ends = (name >> 48) as u8 == b':';
+                self.at = if ends && self.lengths == 1 {
+                    at::LENGTH
+                } else {
+                    at::ODD
+                };
+            }
+        } else if lower == TRANSFER || lower & 0xff_ffff_ffff_ffff == UPGRADE {
+            self.at = at::ODD;
         } else {
-            at::LENGTH
+            self.at = at::TEXT;
         }
     }
 
@@ -210,11 +202,10 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use crate::head::bytes;
 
     fn len(text: &str, no_body: bool) -> Option<u32> {
-        let mut bytes = [0; HEAD + 8];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        scan(&bytes, text.len()).len(no_body)
+        scan(&bytes(text.as_bytes()), text.len()).len(no_body)
     }
 
     #[test]
@@ -228,6 +219,12 @@ mod tests {
             Some(own + 1024)
         );
         assert_eq!(len(&head[..head.len() - 1], false), None);
+        for end in 0..head.len() {
+            // Nor does it matter what is behind the data.
+            let mut longer = ResponseHead::new(end as u32);
+            while longer.step(&bytes(head.as_bytes())) {}
+            assert_eq!(longer.len(false), None, "{end}");
+        }
         let bare = "HTTP/1.1 404 \nCONTENT-LENGTH:7\n\n";
         assert_eq!(len(bare, false), Some(bare.len() as u32 + 7));
     }

@@ -49,7 +49,7 @@ pub(super) fn ingress(
             }
             Data::Again => Ok(again(skb, segment, settings)),
             Data::Request => {
-                if !goes_elsewhere(skb, segment, service, settings) {
+                if !goes_elsewhere(skb, segment, known, (service, settings)) {
                     return Ok(pass(skb));
                 }
                 Ok(move_on(skb, segment, known, settings))
@@ -70,10 +70,10 @@ fn pass(skb: Skb) -> Outcome {
 fn goes_elsewhere(
     skb: Skb,
     segment: &Segment,
-    service: &ServiceEntry,
-    settings: &NodeSettings,
+    known: &mut Adoption,
+    (service, settings): (&ServiceEntry, &NodeSettings),
 ) -> bool {
-    let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
+    let Ok(room) = adopt_room() else {
         return false;
     };
     recall(known, room);

@@ -10,7 +10,7 @@ use dts_core::{
             ruling, track,
         },
     },
-    head::{HEAD, Head},
+    head::{HEAD, Head, eight},
     ring::{MAX_POINTS, owner_index},
     siphash::Incremental,
 };
@@ -182,7 +182,14 @@ fn by_path(skb: Skb, data: u32, table: u32, kinds: u32, room: &mut AdoptRoom) ->
         return MISS;
     }
     room.path.data.table = table;
-    room.path.data.path = [0; RULE_PATH];
+    if kinds & rules::PATHS != 0 {
+        // Whole names are looked up with what is behind them. In words: the key is packed, and byte by byte takes long.
+        const { assert!(RULE_PATH.is_multiple_of(4)) };
+        const { assert!(core::mem::offset_of!(AdoptRoom, path).is_multiple_of(4)) };
+        let words = (&raw mut room.path.data.path).cast::<[u32; RULE_PATH / 4]>();
+        // SAFETY: the path stands at a multiple of four, as just asserted: behind two words of the key.
+        unsafe { words.write([0; RULE_PATH / 4]) };
+    }
     let to = (&raw mut room.path.data.path).cast();
     // SAFETY: there is room for RULE_PATH bytes, which `len` is not above; the helper checks the offset.
     let r = unsafe {
@@ -193,7 +200,6 @@ fn by_path(skb: Skb, data: u32, table: u32, kinds: u32, room: &mut AdoptRoom) ->
     }
     if kinds & rules::PATHS != 0 && whole <= RULE_PATH as u32 {
         let key = &raw const room.path.data;
-        const { assert!(core::mem::offset_of!(AdoptRoom, path).is_multiple_of(4)) };
         // SAFETY: the key stands at a multiple of its alignment, as just asserted.
         let key: &RulePath = unsafe { &*key };
         if let Some(ruled) = RULE_PATHS.get_ptr(key) {
@@ -342,14 +348,9 @@ extern "C" fn hash_step(index: u64, context: *mut core::ffi::c_void) -> i64 {
     let Some(room) = ADOPT_ROOM.get_ptr(0) else {
         return 1;
     };
-    let at = (target.at.wrapping_add(8 * index as u32)) as usize & (HEAD - 1);
-    // SAFETY: this CPU's value; eight bytes from any masked place on are inside.
-    let word = unsafe {
-        (&raw const (*room).bytes[at])
-            .cast::<u64>()
-            .read_unaligned()
-    };
+    // SAFETY: this CPU's value, and nobody writes it meanwhile.
+    let word = unsafe { eight(&(*room).bytes, target.at.wrapping_add(8 * index as u32)) };
     let left = target.len.wrapping_sub(8 * index as u32);
-    target.state.absorb(u64::from_le(word), left, target.len);
+    target.state.absorb(word, left, target.len);
     0
 }

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::adoption::{RULE_HOST, Target, rules, ruling, stage};
-use dts_core::head::{HEAD, scan};
+use dts_core::head::{HEAD, bytes, scan};
 use dts_core::ring::{RingHash, RingHashSpec, RingPoint, flow_hash};
 use dts_core::verdict::{Action, COUNTERS, Verdict};
 use dts_node::current::{Current, Inspectors};
@@ -190,9 +190,7 @@ impl Node {
         let bits = inspected.compiled.as_ref().map_or(0, |c| c.bits);
         let with_host = bits & rules::HOST != 0;
         let read = head.len().min(if with_host { HEAD } else { LINE });
-        let mut bytes = [0; HEAD + 8];
-        bytes[..read].copy_from_slice(&head[..read]);
-        let scanned = scan(&bytes, read, with_host);
+        let scanned = scan(&bytes(&head[..read]), read, with_host);
         let host = (scanned.host_end - scanned.host) as usize;
         if bits & rules::LINE == 0 || !scanned.is_plain() || host > RULE_HOST {
             return true;
