@@ -196,7 +196,7 @@ fn bridges(spec: &LabSpec) -> String {
     let mut script = String::new();
     for network in Network::ALL {
         let mtu = spec.mtu(network);
-        // mcast_snooping 0: frames to the VIP's multicast address reach every port.
+        // mcast_snooping 0: frames to the VIP's multicast address reach every node's port.
         let _ = writeln!(
             script,
             "link add name {network} mtu {mtu} type bridge \
@@ -214,6 +214,13 @@ fn bridges(spec: &LabSpec) -> String {
                  peer name {interface} address {mac} mtu {mtu} netns {namespace}\n\
                  link set dev {port} master {network} up"
             );
+            // As static entries in a switch would have it. With IPv6, clients need multicast to be found.
+            if matches!(place, Place::Client(_)) && !spec.ipv6 {
+                let _ = writeln!(
+                    script,
+                    "link set dev {port} type bridge_slave mcast_flood off"
+                );
+            }
         }
     }
     script
