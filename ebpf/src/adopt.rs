@@ -170,8 +170,17 @@ fn begin(skb: Skb, segment: &Segment, room: &mut AdoptRoom, settings: &NodeSetti
     })
 }
 
+/// Notes what is known of a connection, as the room has it.
+///
+/// In place of what an older connection of the flow has left, where there is such: a new entry would cost a least recently
+/// used one each time that a client comes back to a port. Nobody reads meanwhile but the daemon, whose copy may mix both:
+/// its checks of the initial sequence numbers tell.
 #[inline(always)]
 fn note(segment: &Segment, room: &AdoptRoom) -> Result<(), DropReason> {
+    if let Some(known) = record(segment) {
+        *known = room.record;
+        return Ok(());
+    }
     ADOPTIONS
         .insert(&segment.flow, &room.record, 0)
         .map_err(|_| DropReason::TableFull)

@@ -18,7 +18,7 @@ use dts_core::{
 };
 
 use super::{
-    adopt_room, recall, record, refused, requests,
+    adopt_room, note, recall, record, refused, requests,
     seen::{fingerprint, remember, seen},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     },
     front::client_flow,
     handover_syn::syn_room,
-    maps::{ADOPTIONS, AdoptRoom, CONNECTIONS},
+    maps::{AdoptRoom, CONNECTIONS},
     outcome,
 };
 
@@ -418,9 +418,7 @@ pub(super) fn adopt(
         room.record.track &= track::ON | track::NO_BODY;
         room.record.next_request = segment.tcp.header.end();
         room.record.response = segment.tcp.header.ack;
-        if ADOPTIONS.insert(&segment.flow, &room.record, 0).is_err() {
-            return Err(DropReason::TableFull);
-        }
+        note(segment, room)?;
         skb.accept();
         Ok(Outcome::pass(Action::Adopted))
     })

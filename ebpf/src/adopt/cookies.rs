@@ -8,7 +8,7 @@ use dts_core::{
     },
     entry::{
         NodeSettings, ServiceEntry,
-        adoption::{COOKIE_KEYS as KEYS, stage, track},
+        adoption::{COOKIE_KEYS as KEYS, track},
     },
     handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE},
     segment::{ACK, ECE, RST, SYN, TcpHeader, kind},
@@ -19,14 +19,11 @@ use dts_core::{
 use super::{adopt_room, record, to_client};
 use crate::{
     FROM_BACK, Outcome, Step,
-    facts::{SockRef, now_ms, ownership, socket, unix_ms},
+    facts::{SockRef, ownership, socket, unix_ms},
     frame::{Bare, SYN_ACK_OPTIONS, Segment, Skb, macs, make_bare, make_syn_ack, options},
-    maps::{ADOPTIONS, AdoptRoom, COOKIE_KEYS, Scratch},
+    maps::{AdoptRoom, COOKIE_KEYS, Scratch},
     outcome,
 };
-
-/// How long a connection that was sent on counts as new, in milliseconds.
-const NEW_MS: u32 = 3000;
 
 struct SynFacts<'a> {
     skb: Skb,
@@ -67,7 +64,7 @@ pub(super) fn syn(
         let facts = SynFacts { skb, segment };
         match adopt::syn(&facts, || may_follow(skb, segment, scratch)) {
             Syn::Drop(reason) => {
-                forget_old(segment);
+                mark_old(segment);
                 Err(reason)
             }
             Syn::Challenge => {
@@ -101,15 +98,12 @@ pub(super) fn syn(
     })
 }
 
-/// Forgets what is known of the flow, of an earlier connection: it would keep the new one's request from being looked at.
-/// What is quite new goes on serving repeated segments: the SYN may be forged, and a request that has moved has no cookie.
-#[inline(never)]
-fn forget_old(segment: &Segment) {
-    let Some(known) = record(segment) else { return };
-    if known.stage == stage::SENT && now_ms().wrapping_sub(known.since) <= NEW_MS {
+/// Marks what is known of the flow as an earlier connection's: it would keep the new one's request from being looked at.
+/// It goes on serving repeated segments of its own: the SYN may be forged, and a request that has moved has no cookie.
+#[inline(always)]
+fn mark_old(segment: &Segment) {
+    if let Some(known) = record(segment) {
         known.track |= track::STALE;
-    } else {
-        let _ = ADOPTIONS.remove(&segment.flow);
     }
 }
 
@@ -159,7 +153,7 @@ fn answer(
     scratch: &Scratch,
     (most, client, settings): (u32, &[u8; 6], &NodeSettings),
 ) -> Step {
-    forget_old(segment);
+    mark_old(segment);
     let room = adopt_room()?;
     room.terms = Terms::of_syn(&segment.tcp.header, &scratch.scan, false);
     let tsval = match scratch.scan.timestamp_pair() {
