@@ -12,7 +12,7 @@ use crate::seq::Seq;
 /// The version of all layouts in this file and of the maps that hold them.
 ///
 /// Maps of another version, left by another release's daemon, are not touched: `dts detach` removes them.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 // `STATS` has a place for each.
 const _: () = assert!(
@@ -352,6 +352,9 @@ pub struct RingState {
     pub count: u32,
     /// This node's number in the points.
     pub node: u32,
+    /// Until when the ring in the other bank counts as the one before a change, in nanoseconds of the monotonic clock: a
+    /// connection whose SYN it had answered by another node may be known there.
+    pub former_until: u64,
 }
 
 /// What the daemon asks the filter to look at: one record of a sweep (see [`sweep`]).
@@ -410,7 +413,7 @@ const _: () = {
     assert!(size_of::<ServiceEntry>() == 24);
     assert!(size_of::<ServiceAddr>() == 20);
     assert!(size_of::<NodeSettings>() == 96);
-    assert!(size_of::<RingState>() == 40);
+    assert!(size_of::<RingState>() == 48);
     assert!(size_of::<SweepRecord>() == 48);
     assert!(size_of::<RecentService>() == 48);
 };

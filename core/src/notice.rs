@@ -41,8 +41,11 @@ pub enum Kind {
     /// Does the receiver have these connections still? Answered by an [`Ended`](Self::Ended) of those it
     /// has not, and a [`Here`](Self::Here) of the others.
     Question,
-    /// The sender's server has these connections.
+    /// The sender's server has these connections; or, as an answer to [`Known`](Self::Known), it knows them.
     Here,
+    /// Does the receiver know these connections: does it inspect them, has it given them to a node, has its server had
+    /// their requests? Answered like a [`Question`](Self::Question).
+    Known,
 }
 
 /// A connection: its flow, and the client's initial sequence number.
@@ -103,6 +106,7 @@ impl Notice {
             Kind::Noted => 2,
             Kind::Question => 3,
             Kind::Here => 4,
+            Kind::Known => 5,
         };
         b[6..8].copy_from_slice(&(self.count as u16).to_be_bytes());
         b[8..16].copy_from_slice(&now.to_be_bytes());
@@ -136,6 +140,7 @@ impl Notice {
             (Some(&MAGIC), VERSION, 2) => Kind::Noted,
             (Some(&MAGIC), VERSION, 3) => Kind::Question,
             (Some(&MAGIC), VERSION, 4) => Kind::Here,
+            (Some(&MAGIC), VERSION, 5) => Kind::Known,
             _ => return Err(Refusal::Malformed),
         };
         let count = usize::from(u16::from_be_bytes([header[6], header[7]]));
@@ -202,7 +207,8 @@ mod tests {
             Just(Kind::Ended),
             Just(Kind::Noted),
             Just(Kind::Question),
-            Just(Kind::Here)
+            Just(Kind::Here),
+            Just(Kind::Known)
         ]
     }
 

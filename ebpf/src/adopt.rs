@@ -33,7 +33,7 @@ use dts_core::{
 pub use self::arrival::{arrive, arrive_here, egress};
 use crate::{
     Outcome, Step, TO_CLIENT,
-    facts::{now_ms, ownership, socket, unix_seconds},
+    facts::{now_ms, ownership, socket, unix_seconds, was_anothers},
     frame::{Bare, Segment, Skb, insert_ip_option, macs, make_bare},
     maps::{ADOPT_ROOM, ADOPTIONS, AdoptRoom, TARGETS},
     outcome,
@@ -127,8 +127,14 @@ fn unknown(
             return Ok(answer_fin(skb, segment, settings));
         }
         note_request(skb, segment, room)?;
-        room.record.ruling = rules::rule(skb, segment, service, room);
-        Ok(begin(skb, segment, room, settings))
+        if was_anothers(&segment.flow.remote, segment.flow.remote_port) {
+            // As if no rule could tell: the daemon asks the others.
+            room.record.ruling = ruling::ASK;
+            room.record.track = track::ASK;
+        } else {
+            room.record.ruling = rules::rule(skb, segment, service, room);
+        }
+        Ok(begin(skb, segment, service, room, settings))
     })
 }
 
@@ -154,14 +160,23 @@ fn note_request(skb: Skb, segment: &Segment, room: &mut AdoptRoom) -> Result<(),
 
 /// Carries out what the rules say of a new connection.
 #[inline(never)]
-fn begin(skb: Skb, segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> Outcome {
+fn begin(
+    skb: Skb,
+    segment: &Segment,
+    service: &ServiceEntry,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Outcome {
     outcome(|| {
         let known = room.record.ruling != ruling::ASK && rules::resolve(segment, room, settings);
         if !known {
             note(segment, room)?;
             return Ok(inquiry::inquire(skb, segment));
         }
-        if room.record.target == settings.address {
+        if room.record.target == settings.address
+            && !(arrival::is_deserted(skb, segment, service, room, settings)
+                && rescue(segment, service, room, settings))
+        {
             return Ok(arrival::adopt(skb, segment, room, settings));
         }
         room.record.stage = stage::SENT;
@@ -202,6 +217,9 @@ fn again(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outcome {
             return Err(DropReason::NotMine);
         };
         let room = adopt_room()?;
+        if known.stage == stage::LEFT {
+            return Err(DropReason::HandedOver);
+        }
         recall(known, room);
         if is_gone(Some(known), settings) {
             if !rules::resolve(segment, room, settings) {
@@ -378,12 +396,7 @@ fn refused(
         // For a default target by the URI. What it says of later requests is known already.
         rules::rule(skb, segment, service, room);
         room.record.track = known.track;
-        room.record.ruling = service.default;
-        let rescue = service.rules & rule::RESCUE != 0
-            && known.ruling != service.default
-            && rules::resolve(segment, room, settings)
-            && room.record.target != known.target;
-        if !rescue {
+        if !rescue(segment, service, room, settings) {
             room.record.mac = known.mac;
             let _ = ADOPTIONS.remove(&segment.flow);
             return Ok(reset_client(skb, segment, room, settings));
@@ -399,6 +412,26 @@ fn refused(
             send_on(skb, segment, room, settings)
         })
     })
+}
+
+/// Whether a request whose target, in the room, has no server for it may go to the default target; it is the target then.
+#[inline(always)]
+fn rescue(
+    segment: &Segment,
+    service: &ServiceEntry,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> bool {
+    if service.rules & rule::RESCUE == 0 || room.record.ruling == service.default {
+        return false;
+    }
+    let (ruled, target) = (room.record.ruling, room.record.target);
+    room.record.ruling = service.default;
+    if rules::resolve(segment, room, settings) && room.record.target != target {
+        return true;
+    }
+    (room.record.ruling, room.record.target) = (ruled, target);
+    false
 }
 
 /// Puts what is known of a connection into the room.

@@ -89,6 +89,26 @@ pub fn ownership(remote: &Addr, port: u16) -> Ownership {
     }
 }
 
+/// Whether the members have changed lately, and the flow was another node's before.
+#[inline(never)]
+pub fn was_anothers(remote: &Addr, port: u16) -> bool {
+    let Some(bank) = RING_BANK.get(0) else {
+        return false;
+    };
+    let (bank, former) = (*bank & 1, *bank & 1 ^ 1);
+    let (Some(ring), Some(old)) = (RING.get(bank), RING.get(former)) else {
+        return false;
+    };
+    // SAFETY: plain helper call.
+    if unsafe { helper::bpf_ktime_get_coarse_ns() } > ring.former_until {
+        return false;
+    }
+    let hash = flow_hash(&old.hash, remote, port);
+    let first = former * MAX_POINTS;
+    let point = owner_index(old.count, hash, |i| RING_POINTS.get(first + i).copied());
+    point.is_some_and(|point| point.node != old.node)
+}
+
 /// A socket of the kernel, released when dropped.
 pub struct SockRef(*mut core::ffi::c_void);
 

@@ -5,6 +5,7 @@
 //! an unusual form, services with an inspector of the program's own.
 
 mod frames;
+mod known;
 mod pending;
 mod silent;
 
@@ -20,14 +21,15 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::SEND_ON;
-use dts_core::entry::adoption::{Adoption, Inquiry, ruling, stage};
+use dts_core::entry::adoption::{Adoption, Inquiry, asks, ruling, stage, track};
+use dts_core::head::{bytes, scan};
 use dts_core::ring::flow_hash;
 use dts_core::segment::{FIN, RST};
 use dts_core::seq::Seq;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -82,6 +84,8 @@ pub struct AdoptionCounters {
     pub sent_on: AtomicU64,
     /// Given to the inspector's socket, to be spliced: their requests took too long.
     pub by_socket: AtomicU64,
+    /// Left to the node that had it before the members changed.
+    pub left: AtomicU64,
     /// Not taken because too much was held.
     pub crowded: AtomicU64,
     /// Not handed over: the target does not answer.
@@ -146,6 +150,7 @@ impl Adoptions {
             held: 0,
             silent: HashMap::new(),
             gone: HashMap::new(),
+            quiet: HashMap::new(),
         };
         let runtime = Builder::new_current_thread()
             .enable_all()
@@ -167,6 +172,8 @@ struct Undecided {
     client_isn: Seq,
     server_isn: Seq,
     terms: u32,
+    /// How many nodes have not said yet whether they know it.
+    asking: usize,
     /// When its request is taken to be one that comes slowly.
     slow: Instant,
     deadline: Instant,
@@ -180,6 +187,16 @@ struct Work {
     silent: HashMap<FlowKey, Silent>,
     /// Nodes that did not answer, and until when they are taken to be gone.
     gone: HashMap<Addr, Instant>,
+    /// Nodes that did not say what they know, and until when they aren't asked again.
+    quiet: HashMap<Addr, Instant>,
+}
+
+/// What another node says.
+enum Answer {
+    /// Whether it has the connection that it was given.
+    Has(FlowKey, Option<bool>),
+    /// Whether it knows a connection.
+    Knows(FlowKey, Seq, Addr, Option<bool>),
 }
 
 impl Work {
@@ -199,15 +216,20 @@ impl Work {
             tokio::select! {
                 () = wait(&ready) => {}
                 _ = ticks.tick() => self.end_overdue(),
-                Some((flow, here)) = answers.recv() => self.heed(&flow, here),
+                Some(answer) = answers.recv() => match answer {
+                    Answer::Has(flow, here) => self.heed(&flow, here),
+                    Answer::Knows(flow, isn, peer, known) => {
+                        self.heed_known(&flow, isn, (peer, known));
+                    }
+                },
             }
             for _ in 0..BATCH {
                 let Some(record) = requests.next() else { break };
                 match read_inquiry(&record) {
-                    Some((inquiry, data)) if inquiry.silent != 0 => {
+                    Some((inquiry, data)) if inquiry.asks == asks::SILENT => {
                         self.ask_target(&inquiry, data, &answering);
                     }
-                    Some((inquiry, data)) => self.take(&inquiry, data),
+                    Some((inquiry, data)) => self.take(&inquiry, data, &answering),
                     None => tracing::error!("a request of {} bytes from the filter", record.len()),
                 }
             }
@@ -215,7 +237,7 @@ impl Work {
     }
 
     /// Takes a client's segment.
-    fn take(&mut self, inquiry: &Inquiry, data: &[u8]) {
+    fn take(&mut self, inquiry: &Inquiry, data: &[u8], answering: &UnboundedSender<Answer>) {
         let flow = inquiry.flow;
         if inquiry.flags & RST != 0 {
             if let Some(gone) = self.remove(&flow) {
@@ -227,8 +249,13 @@ impl Work {
             return;
         }
         let known = self.undecided.get(&flow);
-        if known.is_none_or(|u| u.server_isn != inquiry.server_isn) && !self.begin(inquiry) {
-            return;
+        if known.is_none_or(|u| u.server_isn != inquiry.server_isn) {
+            if !self.begin(inquiry) {
+                return;
+            }
+            if inquiry.asks == asks::KNOWN {
+                self.ask_nodes(inquiry, answering);
+            }
         }
         let Some(connection) = self.undecided.get_mut(&flow) else {
             return;
@@ -265,6 +292,7 @@ impl Work {
             client_isn: inquiry.client_isn,
             server_isn: inquiry.server_isn,
             terms: inquiry.terms,
+            asking: 0,
             slow: Instant::now() + SLOW,
             deadline: Instant::now() + service.service.undecided_time,
             service,
@@ -297,7 +325,7 @@ impl Work {
 
     /// Asks the inspector, and carries out what it says. `late`: the connection was undecided for as long as it may be.
     fn decide(&mut self, flow: &FlowKey, late: bool) {
-        let Some(connection) = self.undecided.get(flow) else {
+        let Some(connection) = self.undecided.get(flow).filter(|u| u.asking == 0) else {
             return;
         };
         let service = Arc::clone(&connection.service);
@@ -432,6 +460,11 @@ impl Work {
             print: 0,
             mac: connection.maker.client_mac(),
             reserved: 0,
+            track: if stage == stage::SENT {
+                followed(connection)
+            } else {
+                0
+            },
             ..Adoption::default()
         };
         self.node.filter.set_adoption(flow, &adoption)
@@ -489,7 +522,7 @@ impl Work {
         let slow: Vec<FlowKey> = self
             .undecided
             .iter()
-            .filter(|(_, u)| u.slow <= now && !u.pending.bytes().is_empty())
+            .filter(|(_, u)| u.asking == 0 && u.slow <= now && !u.pending.bytes().is_empty())
             .map(|(flow, _)| *flow)
             .collect();
         for flow in slow {
@@ -513,6 +546,23 @@ impl Work {
                 self.decide(&flow, true);
             }
         }
+    }
+}
+
+/// Whether later requests of a connection may go elsewhere, as [`track`] bits: when the filter could have decided about
+/// this one, the node that gets it follows the connection.
+fn followed(connection: &Undecided) -> u32 {
+    let service = &connection.service;
+    if !service.service.each_request || service.compiled.is_none() {
+        return 0;
+    }
+    let data = connection.pending.bytes();
+    let head = scan(&bytes(data), data.len(), true);
+    let alone = u32::try_from(data.len()).is_ok_and(|len| head.is_alone(len));
+    match (head.is_plain() && alone, head.asks_for_head()) {
+        (false, _) => 0,
+        (true, false) => track::ON,
+        (true, true) => track::ON | track::NO_BODY,
     }
 }
 

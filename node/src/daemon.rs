@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dts_core::addr::Addr;
+use dts_core::entry::adoption::SEEN_SECONDS;
 use dts_core::entry::{NodeSettings, setting};
 use dts_core::handover::release;
 use dts_core::ring::RingHashSpec;
@@ -275,7 +276,13 @@ impl Daemon {
         let found = Host::find(&host_spec(&current)?).await?;
         filter.set_cookie_keys(&upkeep::cookie_keys(&secret))?;
         let methods = methods::choose(&current, &filter, &Methods::new())?;
-        tell_filter(&filter, &current, &found, secret.derive("handover tag"))?;
+        tell_filter(
+            &filter,
+            &current,
+            None,
+            &found,
+            secret.derive("handover tag"),
+        )?;
         methods::tell(&filter, &current, &methods)?;
         filter.attach(&attachment)?;
         let applied = apply_host(&current).await?;
@@ -394,7 +401,8 @@ impl Daemon {
 
         let applied = self.runtime.block_on(apply_host(&new))?;
         // The rings and services first, so that no connection is accepted for what is going away.
-        tell_filter(&self.filter, &new, &applied, self.filter.node()?.tag_key)?;
+        let tag_key = self.filter.node()?.tag_key;
+        tell_filter(&self.filter, &new, Some(&old), &applied, tag_key)?;
         {
             let mut methods = locked(&self.methods);
             *methods = methods::choose(&new, &self.filter, &methods)?;
@@ -483,6 +491,7 @@ async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
 fn tell_filter(
     filter: &Filter,
     current: &Current,
+    old: Option<&Current>,
     applied: &Applied,
     tag_key: [u8; 16],
 ) -> Result<(), DaemonError> {
@@ -518,13 +527,17 @@ fn tell_filter(
         },
         reserved: 0,
     })?;
-    let flows = &current.flows;
-    filter.publish_ring(
-        current.node().0,
-        flows.epoch(),
-        *flows.hash(),
-        flows.points(),
-    )?;
+    let (flows, node) = (&current.flows, current.node());
+    match old {
+        // The one before the last change goes on counting as such.
+        Some(old) if old.node() == node && old.flows.points() == flows.points() => {
+            filter.keep_ring(flows.epoch())?;
+        }
+        old => {
+            let former = old.map_or(Duration::ZERO, |_| Duration::from_secs(SEEN_SECONDS));
+            filter.publish_ring(node.0, flows.epoch(), *flows.hash(), flows.points(), former)?;
+        }
+    }
     filter.set_vips(&vips)?;
     Ok(())
 }

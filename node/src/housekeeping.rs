@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_core::addr::{Addr, FlowKey};
-use dts_core::entry::adoption::stage;
+use dts_core::entry::adoption::{stage, track};
 use dts_core::entry::{ConnEntry, ConnKey, SweepRecord, flag, role, state, sweep};
 use dts_core::notice::{Kind, MAX_LEN, MAX_RECORDS, Notice, Record};
 use dts_core::seq::Seq;
@@ -59,7 +59,7 @@ pub struct Housekeeper {
     /// Connections that are over, and whom to tell.
     telling: Mutex<HashMap<Told, Telling>>,
     /// Connections that somebody waits to be told about.
-    asking: Mutex<HashMap<Told, oneshot::Sender<bool>>>,
+    asking: Mutex<HashMap<(Told, Addr), oneshot::Sender<bool>>>,
 }
 
 /// A connection, as a key of a map.
@@ -107,11 +107,20 @@ impl Housekeeper {
 
     /// Whether the server of `peer` has this connection; `None` when that node does not answer.
     pub async fn has(&self, record: Record, peer: Addr) -> Option<bool> {
+        self.ask(Kind::Question, record, peer).await
+    }
+
+    /// Whether `peer` knows this connection in any way; `None` when that node does not answer.
+    pub async fn knows(&self, record: Record, peer: Addr) -> Option<bool> {
+        self.ask(Kind::Known, record, peer).await
+    }
+
+    async fn ask(&self, kind: Kind, record: Record, peer: Addr) -> Option<bool> {
         let (told, mut answer) = oneshot::channel();
-        let key = (record.0, record.1.0);
+        let key = ((record.0, record.1.0), peer);
         lock(&self.asking).insert(key, told);
         for patience in PATIENCE {
-            self.send(Kind::Question, &[record], peer).await;
+            self.send(kind, &[record], peer).await;
             if let Ok(answer) = timeout(patience, &mut answer).await {
                 return answer.ok();
             }
@@ -121,10 +130,10 @@ impl Housekeeper {
     }
 
     /// Tells those who wait for it.
-    fn tell_waiting(&self, records: &[Record], here: bool) {
+    fn tell_waiting(&self, records: &[Record], peer: Addr, here: bool) {
         let mut asking = lock(&self.asking);
         for (flow, isn) in records {
-            if let Some(waiting) = asking.remove(&(*flow, isn.0)) {
+            if let Some(waiting) = asking.remove(&((*flow, isn.0), peer)) {
                 // Who asked may have given up.
                 let _ = waiting.send(here);
             }
@@ -349,15 +358,18 @@ impl Housekeeper {
 
     async fn heed(&self, notice: &Notice, peer: Addr) {
         match notice.kind {
-            Kind::Here => self.tell_waiting(notice.records(), true),
+            Kind::Here => self.tell_waiting(notice.records(), peer, true),
             Kind::Ended => {
-                self.tell_waiting(notice.records(), false);
+                self.tell_waiting(notice.records(), peer, false);
                 self.forget(notice.records());
                 self.send(Kind::Noted, notice.records(), peer).await;
             }
             Kind::Noted => self.noted(notice.records()),
-            Kind::Question => {
-                let gone = self.not_here(notice.records());
+            Kind::Question | Kind::Known => {
+                let mut gone = self.not_here(notice.records());
+                if notice.kind == Kind::Known {
+                    gone.retain(|(flow, isn)| !self.is_known(flow, *isn, peer));
+                }
                 let here: Vec<Record> = notice
                     .records()
                     .iter()
@@ -415,6 +427,25 @@ impl Housekeeper {
                     && alive.is_ok_and(|alive| alive == [true])
             }
             Ok(_) => false,
+            // Not known: better to be asked again.
+            Err(_) => true,
+        }
+    }
+
+    /// Whether this node inspects a connection that is to be adopted, has given it to a node, or has had its request.
+    fn is_known(&self, flow: &FlowKey, isn: Seq, peer: Addr) -> bool {
+        match self.filter.adoption(flow) {
+            Ok(Some(known)) if known.client_isn != isn => false,
+            Ok(Some(known)) => match known.stage {
+                // Both ask, while not all nodes know the same members: one of them only may go on.
+                stage::UNDECIDED if known.track & track::ASK != 0 => {
+                    Addr::from(self.address).bytes16() < peer.bytes16()
+                }
+                // No socket was made of it.
+                stage::HERE => false,
+                _ => true,
+            },
+            Ok(None) => false,
             // Not known: better to be asked again.
             Err(_) => true,
         }

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
 use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, scale, services, vip, wait_for};
+use crate::owners::serve;
 use crate::packet;
 use crate::servers::{Server, read_head};
 
@@ -149,19 +150,7 @@ fn the_target_goes_before_it_has_the_request(method: &'static Method) {
 fn a_target_whose_answer_is_lost_is_not_joined(method: &'static Method) {
     static SERVED: AtomicUsize = AtomicUsize::new(0);
     let cluster = three(method);
-    let _servers: Vec<_> = cluster
-        .nodes()
-        .map(|node| {
-            Server::start(&cluster, node, APP, move |mut stream: TcpStream| {
-                read_head(&mut stream).unwrap();
-                SERVED.fetch_add(1, Ordering::SeqCst);
-                let answer =
-                    format!("HTTP/1.1 200 OK\r\nX-DTS-Node: n{node}\r\nContent-Length: 0\r\n\r\n");
-                stream.write_all(answer.as_bytes()).unwrap();
-                let _ = stream.read(&mut [0]);
-            })
-        })
-        .collect();
+    let _servers = serve(&cluster, 1..=3, &SERVED);
     for removed in [false, true] {
         SERVED.store(0, Ordering::SeqCst);
         let port = cluster.port_inspected_by(3);

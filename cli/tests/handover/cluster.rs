@@ -133,6 +133,18 @@ impl Cluster {
         changes
     }
 
+    /// Gives a member of a node's list another setting, and has the node's daemon reload.
+    pub(crate) fn change_member(&self, node: u8, member: &str, setting: &str) {
+        let path = self.daemon_config(node);
+        let toml = fs::read_to_string(&path).unwrap();
+        let marker = format!("{{ id = \"{member}\",");
+        let changed = toml.replacen(&marker, &format!("{marker} {setting},"), 1);
+        assert_ne!(changed, toml);
+        fs::write(&path, changed).unwrap();
+        let changes = self.ask(node).reload().unwrap().changes;
+        assert_eq!(changes.len(), 1, "{changes:?}");
+    }
+
     /// How many connections the cluster's nodes have handed over, in whichever way.
     pub(crate) fn handed_over(&self) -> u64 {
         self.sum(|node| {

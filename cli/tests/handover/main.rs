@@ -13,6 +13,7 @@ mod l4;
 mod load;
 mod members;
 mod options;
+mod owners;
 mod packet;
 mod requests;
 mod servers;
@@ -57,11 +58,11 @@ fn main() -> ExitCode {
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {
-            adoption::CASES
+            [adoption::CASES, owners::CASES]
         } else {
-            &[]
+            [&[][..]; 2]
         };
-        let cases = cases.into_iter().flatten().chain(only);
+        let cases = cases.into_iter().chain(only).flatten();
         cases.map(move |(name, case)| {
             let name = name.trim_start_matches("handover::");
             Trial::test(format!("{}::{name}", method.name), move || {

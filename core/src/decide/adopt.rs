@@ -95,7 +95,8 @@ pub fn client(header: &TcpHeader, record: Option<&Adoption>, socket: Socket) -> 
         stage::UNDECIDED if reset => Client::GivenUp,
         _ if reset || !carries(header) => Client::Drop(DropReason::NotMine),
         stage::UNDECIDED => Client::ToInspector,
-        stage::SENT => Client::Again,
+        // Of what was left to another node, when that is no member any more.
+        stage::SENT | stage::LEFT => Client::Again,
         // The kernel did not take it: its queue was full.
         stage::HERE if is_first(header, record) => Client::Unknown,
         stage::HERE => Client::Drop(DropReason::TooEarly),

@@ -23,6 +23,8 @@ pub mod stage {
     pub const REJECTED: u32 = 5;
     /// Inspecting: the inspector's socket has the connection, which is spliced from there on.
     pub const BY_SOCKET: u32 = 6;
+    /// Inspecting, since the members changed: a node that inspected it before, the target in the record, has it.
+    pub const LEFT: u32 = 7;
 
     /// The state's name in the command's output.
     #[must_use]
@@ -34,6 +36,7 @@ pub mod stage {
             OPEN => "open",
             REJECTED => "rejected",
             BY_SOCKET => "by socket",
+            LEFT => "left",
             _ => "unknown",
         }
     }
@@ -98,6 +101,8 @@ pub mod track {
     pub const MOVED: u32 = 8;
     /// A SYN of the flow has come since: other segments may be a new connection's.
     pub const STALE: u32 = 16;
+    /// The members have changed lately, and another node would have inspected it before: the others are to be asked first.
+    pub const ASK: u32 = 32;
 }
 
 /// What a rule says: the kind in the upper eight bits, a number in the others.
@@ -239,12 +244,22 @@ pub struct Inquiry {
     pub window: u16,
     /// The segment's flags: FIN only in the record that has the segment's last byte.
     pub flags: u8,
-    /// 1: the connection was sent on, and its target has been silent so far; 0: it is undecided.
-    pub silent: u8,
+    /// What the daemon is to do: [`asks`].
+    pub asks: u8,
     /// Where the frame came from.
     pub mac: [u8; 6],
     /// Unused.
     pub padding: [u8; 2],
+}
+
+/// What a record in `REQUESTS` asks the daemon.
+pub mod asks {
+    /// To decide about an undecided connection.
+    pub const DECIDE: u8 = 0;
+    /// To ask the target, which has been silent so far.
+    pub const SILENT: u8 = 1;
+    /// To ask all nodes whether they know the connection, and to decide if none does.
+    pub const KNOWN: u8 = 2;
 }
 
 /// How many bytes of data a record in `REQUESTS` has at the most. A longer segment takes several.

@@ -4,7 +4,7 @@ use dts_core::{
     decide::{Socket, adopt},
     entry::{
         ConnKey, NodeSettings, ServiceEntry,
-        adoption::{Adoption, stage, track},
+        adoption::{Adoption, rules as rule, stage, track},
         role, service_kind, setting,
     },
     handover::{
@@ -18,8 +18,9 @@ use dts_core::{
 };
 
 use super::{
-    adopt_room, note, recall, record, refused, requests,
+    adopt_room, note, recall, record, refused, requests, rescue, rules,
     seen::{fingerprint, remember, seen},
+    send_on,
 };
 use crate::{
     ADOPT_FRAME, Outcome, Step,
@@ -298,16 +299,31 @@ pub fn arrive_here(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> 
         };
         skb.set_mark(0);
         recall(known, room);
+        let (vip, port) = (&segment.flow.local, segment.flow.local_port);
+        let Some(service) = service(settings, vip, port) else {
+            return Err(DropReason::UnknownService);
+        };
         if known.stage == stage::BY_SOCKET {
-            let (vip, port) = (&segment.flow.local, segment.flow.local_port);
-            let Some(service) = service(settings, vip, port) else {
-                return Err(DropReason::UnknownService);
-            };
             return Ok(to_inspector(skb, segment, service, settings));
         }
         if !matches!(socket(skb, &segment.flow), Socket::None) {
             skb.accept();
             return Ok(Outcome::pass(Action::HandoverIn));
+        }
+        let first = adopt::is_first(&segment.tcp.header, known);
+        if first
+            && known.target == settings.address
+            && is_deserted(skb, segment, service, room, settings)
+        {
+            // For a default target by the URI.
+            rules::rule(skb, segment, service, room);
+            room.record.track = known.track;
+            if rescue(segment, service, room, settings) {
+                (known.target, known.ruling) = (room.record.target, room.record.ruling);
+            }
+        }
+        if known.target != settings.address {
+            return Ok(send_on(skb, segment, room, settings));
         }
         Ok(adopt(skb, segment, room, settings))
     })
@@ -422,6 +438,23 @@ pub(super) fn adopt(
         skb.accept();
         Ok(Outcome::pass(Action::Adopted))
     })
+}
+
+/// Whether nothing listens here for a connection that would go to the default target then. Not for one whose request a
+/// server here has had.
+#[inline(always)]
+pub(super) fn is_deserted(
+    skb: Skb,
+    segment: &Segment,
+    service: &ServiceEntry,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> bool {
+    if service.rules & rule::RESCUE == 0 || SockRef::lookup(skb, &segment.flow).is_some() {
+        return false;
+    }
+    fingerprint(segment, room, settings);
+    !seen(room.record.print)
 }
 
 /// Has the kernel make a socket of a segment, for the listener of its flow. [`DropReason::NoService`]: there is none.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::BPF_RB_FORCE_WAKEUP, helpers::generated as helper};
 use dts_core::{
-    entry::adoption::{INQUIRY_DATA, Inquiry, stage},
+    entry::adoption::{INQUIRY_DATA, Inquiry, asks, stage, track},
     segment::FIN,
     seq::Seq,
     verdict::{Action, DropReason},
@@ -81,7 +81,13 @@ fn fill(skb: Skb, segment: &Segment, head: &mut Inquiry) -> Result<(), DropReaso
     (head.tsval, head.tsecr) = (tsval, tsecr);
     head.terms = known.terms;
     (head.window, head.flags) = (t.window, t.flags);
-    head.silent = u8::from(known.stage == stage::SENT);
+    head.asks = if known.stage == stage::SENT {
+        asks::SILENT
+    } else if known.track & track::ASK != 0 {
+        asks::KNOWN
+    } else {
+        asks::DECIDE
+    };
     (head.mac, head.padding) = (mac, [0; 2]);
     Ok(())
 }

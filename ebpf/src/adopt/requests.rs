@@ -302,7 +302,7 @@ fn response_len(skb: Skb, segment: &Segment, no_body: bool) -> u32 {
     // SAFETY: the callback has the signature that bpf_loop calls; it ignores the context.
     unsafe {
         helper::bpf_loop(
-            len / rules::STEPS + 1,
+            len + 1,
             response_step as *mut core::ffi::c_void,
             (&raw mut context).cast(),
             0,
@@ -319,12 +319,5 @@ extern "C" fn response_step(_index: u64, _context: *mut core::ffi::c_void) -> i6
     };
     // SAFETY: this CPU's value; the caller waits in bpf_loop and doesn't use it meanwhile.
     let room = unsafe { &mut *room };
-    let mut left = rules::STEPS;
-    while left > 0 {
-        if !room.response.step(&room.bytes) {
-            return 1;
-        }
-        left -= 1;
-    }
-    0
+    i64::from(!room.response.step(&room.bytes))
 }

@@ -95,7 +95,7 @@ fn read(skb: Skb, segment: &Segment, whole: bool, room: &mut AdoptRoom) -> bool 
     // SAFETY: the callback has the signature that bpf_loop calls; it ignores the context.
     unsafe {
         helper::bpf_loop(
-            len / STEPS + 1,
+            len + 1,
             head_step as *mut core::ffi::c_void,
             (&raw mut context).cast(),
             0,
@@ -104,10 +104,8 @@ fn read(skb: Skb, segment: &Segment, whole: bool, room: &mut AdoptRoom) -> bool 
     room.head.is_plain()
 }
 
-/// How many steps a turn of a loop makes: turns cost, too.
-pub(super) const STEPS: u32 = 4;
-
-/// Reads some bytes of the head: the body of the loop in [`read`].
+/// Reads some bytes of the head: the body of the loop in [`read`]. One step only: the verifier follows each on every way
+/// that leads here.
 #[inline(never)]
 extern "C" fn head_step(_index: u64, _context: *mut core::ffi::c_void) -> i64 {
     let Some(room) = ADOPT_ROOM.get_ptr_mut(0) else {
@@ -115,14 +113,7 @@ extern "C" fn head_step(_index: u64, _context: *mut core::ffi::c_void) -> i64 {
     };
     // SAFETY: this CPU's value; the caller waits in bpf_loop and doesn't use it meanwhile.
     let room = unsafe { &mut *room };
-    let mut left = STEPS;
-    while left > 0 {
-        if !room.head.step(&room.bytes) {
-            return 1;
-        }
-        left -= 1;
-    }
-    0
+    i64::from(!room.head.step(&room.bytes))
 }
 
 /// The table of the host that the head names; [`MISS`] when its name is longer than any rule's could be.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::frames::Maker;
-use super::{GONE, Work, now_ms};
+use super::{Answer, GONE, Work, now_ms};
 use crate::config::Fate;
 use crate::current::InspectedService;
 
@@ -22,9 +22,6 @@ pub(super) struct Silent {
     ended: bool,
     known: Adoption,
 }
-
-/// Whether a silent target has a connection; `None` when its node does not answer.
-pub(super) type Answer = (FlowKey, Option<bool>);
 
 impl Work {
     /// Has the target of a connection asked whether it has it: the client has repeated its request.
@@ -59,7 +56,7 @@ impl Work {
                 .has((flow, known.client_isn), known.target)
                 .await;
             // Nobody listens when the daemon ends.
-            let _ = answering.send((flow, here));
+            let _ = answering.send(Answer::Has(flow, here));
         });
     }
 

@@ -225,6 +225,7 @@ impl Daemon {
             ("undecided", &self.adoptions.undecided),
             ("sent_on", &self.adoptions.sent_on),
             ("by_socket", &self.adoptions.by_socket),
+            ("left", &self.adoptions.left),
             ("crowded", &self.adoptions.crowded),
             ("unreachable", &self.adoptions.unreachable),
         ] {

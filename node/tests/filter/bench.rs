@@ -134,9 +134,14 @@ impl Bench {
 
     /// Makes every flow this node's, or another's.
     pub(crate) fn own(&self, all: bool) {
+        self.own_after(all, Duration::ZERO);
+    }
+
+    /// The same; for so long the ring before counts as a former one.
+    pub(crate) fn own_after(&self, all: bool, former: Duration) {
         let point = RingPoint::new(5, u32::from(!all));
         self.filter
-            .publish_ring(0, 1, RingHashSpec::default(), &[point])
+            .publish_ring(0, 1, RingHashSpec::default(), &[point], former)
             .expect("a ring");
     }
 

@@ -3,6 +3,7 @@
 use dts_core::addr::Addr;
 use dts_core::ring::{RingHash, RingHashSpec};
 use dts_node::placement::{NodeIndex, Ring, RingMember};
+use std::time::Duration;
 
 use crate::bench::Bench;
 use crate::frame::ETH;
@@ -66,9 +67,13 @@ fn agree(bench: &Bench, ring: &Ring, weights: &[u16], flows: usize, rng: &mut fa
     let nodes = weights.len();
     let mut owned = vec![0; nodes];
     for node in 0..nodes as u32 {
-        let published = bench
-            .filter
-            .publish_ring(node, ring.epoch(), *ring.hash(), ring.points());
+        let published = bench.filter.publish_ring(
+            node,
+            ring.epoch(),
+            *ring.hash(),
+            ring.points(),
+            Duration::ZERO,
+        );
         published.expect("published");
         for _ in 0..flows.div_ceil(nodes) {
             let (remote, port) = (address(rng), rng.u16(..));
@@ -121,7 +126,7 @@ fn without_lease_or_ring_no_flow_is_owned() {
     assert_eq!(ask(&bench, &remote, 1), 0);
     let empty = bench
         .filter
-        .publish_ring(0, 9, RingHashSpec::default(), &[]);
+        .publish_ring(0, 9, RingHashSpec::default(), &[], Duration::ZERO);
     empty.expect("published");
     assert_eq!(ask(&bench, &remote, 1), 3);
 }

@@ -8,6 +8,7 @@ mod configuration;
 mod heads;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::adoption::{RULE_HOST, Target, rules, ruling, stage};
@@ -109,7 +110,7 @@ impl Node {
         filter.remove_rules(&old);
         // All flows are this node's.
         filter
-            .publish_ring(0, 1, hash, &[RingPoint::new(5, 0)])
+            .publish_ring(0, 1, hash, &[RingPoint::new(5, 0)], Duration::ZERO)
             .expect("a ring");
         // This node knows that it is alive, and is no target of its own frames.
         let alive: Vec<_> = (0..NODES).map(|i| i == 0 || rng.u8(..) > 40).collect();

@@ -11,6 +11,7 @@ use dts_core::entry::{
 use dts_core::ring::{MAX_POINTS, RingHashSpec, RingPoint};
 
 use super::{Filter, FilterError, lock, map_error};
+use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::shared::Raw;
 
 impl Filter {
@@ -72,7 +73,8 @@ impl Filter {
 
     /// Publishes a ring: the filter uses it whole, from one packet to the next.
     ///
-    /// `node` is this node's number in the points.
+    /// `node` is this node's number in the points. For the time of `former`, connections that were another node's by the
+    /// ring before are looked for at all nodes; zero: there was none.
     ///
     /// # Errors
     ///
@@ -87,6 +89,7 @@ impl Filter {
         epoch: u64,
         hash: RingHashSpec,
         points: &[RingPoint],
+        former: Duration,
     ) -> Result<(), FilterError> {
         let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
         assert!(count <= MAX_POINTS, "a ring of {count} points");
@@ -102,11 +105,34 @@ impl Filter {
             epoch,
             count,
             node,
+            former_until: if former.is_zero() {
+                0
+            } else {
+                let until = Duration::from_nanos(monotonic_ns()).saturating_add(former);
+                u64::try_from(until.as_nanos()).unwrap_or(u64::MAX)
+            },
         };
         lock(&self.ring)
             .set(bank, Raw(state), 0)
             .map_err(map_error("RING"))?;
         published.set(0, bank, 0).map_err(map_error("RING_BANK"))
+    }
+
+    /// Says that the published ring is of this epoch, too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the update.
+    pub fn keep_ring(&self, epoch: u64) -> Result<(), FilterError> {
+        let bank = lock(&self.ring_bank)
+            .get(&0, 0)
+            .map_err(map_error("RING_BANK"))?
+            & 1;
+        let mut rings = lock(&self.ring);
+        let Raw(state) = rings.get(&bank, 0).map_err(map_error("RING"))?;
+        rings
+            .set(bank, Raw(RingState { epoch, ..state }), 0)
+            .map_err(map_error("RING"))
     }
 
     /// The published ring's epoch; 0 when none has been published.

@@ -80,7 +80,7 @@ fn any_service(rng: &mut fastrand::Rng, service: usize, text: &mut String) {
         text,
         "[[service]]\nname = \"s{service}\"\nvip = \"198.18.0.100\"\nport = {port}\n\
          mode = \"l7\"\nhandover = \"adopt\"\ninspector_port = {inspector}\n\
-         undecided_bytes = {bytes}\ndefault = {}\n",
+         undecided_bytes = {bytes}\non_unreachable = \"reset\"\ndefault = {}\n",
         any_target(rng)
     )
     .expect("memory");

@@ -6,7 +6,8 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use dts_core::addr::{Addr, FlowKey};
-use dts_core::entry::adoption::{Adoption, stage};
+use dts_core::entry::adoption::{Adoption, asks, rules, stage};
+use dts_core::entry::{ServiceEntry, service_kind};
 use dts_core::handover::adoption::Kind;
 use dts_core::verdict::{Action, DropReason, Verdict};
 use dts_node::kernel::filter::adopt::read_inquiry;
@@ -15,15 +16,16 @@ use super::{Out, Row, frame, grown, same, same_as, to};
 use crate::adopting::{
     ADOPT_FRAME, ADOPT_HERE, COOKIE_KEY, LO_MAC, LOST, OTHER, OTHER_MAC, SET_PEER, SHOP,
     SHOP_INSPECTOR, TERMS, answering, cookie_of, option_of, read_option, record, request,
-    sent_here, slot, unix_ms,
+    sent_here, services, slot, unix_ms,
 };
 use crate::bench::{
     BACK_MAC, Bench, CLIENT_MAC, DATA, FRONT_MAC, KEY, OWN, PEER, PEER_MAC, STRANGER, UNSPEC,
-    VIP_MAC, WEB, X, client, flow, server, syn, timestamps,
+    VIP_MAC, WEB, X, client, flow, server, service, syn, timestamps,
 };
 use crate::frame::{ETH, Mac, Tcp, mend};
 
 mod arrivals;
+mod changed;
 mod clients;
 mod opening;
 mod real;
@@ -36,10 +38,15 @@ const BACK_IN: &str = "back_ingress";
 const BACK_OUT: &str = "back_egress";
 
 pub(super) fn rows() -> Vec<Row> {
-    [opening::rows(), clients::rows(), arrivals::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        opening::rows(),
+        clients::rows(),
+        changed::rows(),
+        arrivals::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn nothing(_: &Bench) {}
@@ -74,6 +81,18 @@ fn known(first: &Tcp, stage: u32, target: [u8; 4]) -> impl Fn(&Bench) + use<> {
         let record = Adoption { since, ..record };
         bench.filter.set_adoption(&flow, &record).expect("a record");
     }
+}
+
+/// Makes the service's entry another one.
+fn change_service(bench: &Bench, change: impl Fn(&mut ServiceEntry)) {
+    let [(key, mut entry), inspector] = services();
+    change(&mut entry);
+    let all = [
+        (key, entry),
+        inspector,
+        service(WEB, service_kind::L7, 7, 8081),
+    ];
+    bench.filter.set_services(&all).expect("services");
 }
 
 /// What the filter knows of a segment's flow.
@@ -119,7 +138,7 @@ fn to_client(from: &Tcp, seq: u32, ack: u32, flags: u8) -> Tcp {
 }
 
 /// The daemon was given exactly this segment, in records of 2048 bytes of data.
-fn was_inquired(bench: &Bench, segment: &Tcp, first: &Tcp, silent: u8) {
+fn was_inquired(bench: &Bench, segment: &Tcp, first: &Tcp, asks: u8) {
     let (mut data, mut seq) = (Vec::new(), segment.seq);
     let records = bench.take_requests();
     assert_eq!(records.len(), segment.payload.len().div_ceil(2048).max(1));
@@ -131,7 +150,7 @@ fn was_inquired(bench: &Bench, segment: &Tcp, first: &Tcp, silent: u8) {
         assert_eq!(head.server_isn.0, first.ack.wrapping_sub(1));
         assert_eq!((head.seq.0, head.flags), (seq, segment.flags & !fin));
         assert_eq!((head.window, head.mac), (segment.window, segment.from));
-        assert_eq!((head.terms, head.silent), (TERMS.pack(), silent));
+        assert_eq!((head.terms, head.asks), (TERMS.pack(), asks));
         assert_eq!(timestamps(head.tsval, head.tsecr), segment.options);
         assert!(left == 0 || part.len() == 2048, "only the last is short");
         data.extend_from_slice(part);

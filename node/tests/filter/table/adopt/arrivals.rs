@@ -1,13 +1,12 @@
 //! Frames that another node, or this node's daemon, sends to this one.
 
 use dts_core::entry::adoption::rules;
-use dts_core::entry::{ServiceEntry, role, service_kind, setting, state};
+use dts_core::entry::{role, setting, state};
 use dts_core::segment::ACK;
 use dts_core::seq::Seq;
 
 use super::*;
-use crate::adopting::{SHOP_ID, flow_of, services};
-use crate::bench::service;
+use crate::adopting::{SHOP_ID, flow_of};
 
 pub(super) fn rows() -> Vec<Row> {
     [at_target(), forged(), comes_back(), unable(), by_daemon()]
@@ -165,18 +164,6 @@ fn forged() -> Vec<Row> {
     ]
 }
 
-/// Makes the service's entry another one.
-fn change_service(bench: &Bench, change: impl Fn(&mut ServiceEntry)) {
-    let [(key, mut entry), inspector] = services();
-    change(&mut entry);
-    let all = [
-        (key, entry),
-        inspector,
-        service(WEB, service_kind::L7, 7, 8081),
-    ];
-    bench.filter.set_services(&all).expect("services");
-}
-
 /// What a node that the request was sent on to sends back.
 fn comes_back() -> Vec<Row> {
     let refused = |first: &Tcp| frame(sent_here(first, Kind::Refused));
@@ -315,7 +302,7 @@ fn unable() -> Vec<Row> {
 
 /// What this node's daemon gives to this node itself.
 fn by_daemon() -> Vec<Row> {
-    let [first, by_socket] = [(); 2].map(|()| fresh_request());
+    let [first, by_socket, hard] = [(); 3].map(|()| fresh_request());
     let ended = Tcp {
         flags: ACK,
         ..rest(&first, b"x")
@@ -327,6 +314,19 @@ fn by_daemon() -> Vec<Row> {
             IN,
             frame(first.clone()),
             known(&first, stage::SENT, OWN),
+            sent_on(&first, Kind::First, PEER_MAC),
+        )),
+        row(Row::done(
+            "the same of a service whose clients are reset then",
+            IN,
+            frame(hard.clone()),
+            {
+                let given = known(&hard, stage::SENT, OWN);
+                move |bench: &Bench| {
+                    given(bench);
+                    change_service(bench, |entry| entry.rules &= !rules::RESCUE);
+                }
+            },
             same_as(Action::Refused),
         ))
         .code(UNSPEC),

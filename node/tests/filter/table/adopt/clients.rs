@@ -15,7 +15,6 @@ pub(super) fn rows() -> Vec<Row> {
         asked(),
         refused(),
         repeated(),
-        gone(),
         here(),
         by_daemon(),
     ]
@@ -122,7 +121,7 @@ fn asked() -> Vec<Row> {
         row.then(move |bench| {
             let noted = learned(bench, &segment).expect("a record");
             assert_eq!(noted.stage, stage::UNDECIDED);
-            was_inquired(bench, &segment, &segment, 0);
+            was_inquired(bench, &segment, &segment, asks::DECIDE);
         })
     })
     .collect();
@@ -133,7 +132,7 @@ fn asked() -> Vec<Row> {
         let (first, sent) = (again.clone(), segment.clone());
         let out = (Action::Inquired, Out::Dropped);
         let row = Row::done(name, IN, frame(segment), given, out);
-        rows.push(row.then(move |bench| was_inquired(bench, &sent, &first, 0)));
+        rows.push(row.then(move |bench| was_inquired(bench, &sent, &first, asks::DECIDE)));
     }
     let first = of(b"GET /oth");
     let reset = Tcp {
@@ -144,7 +143,7 @@ fn asked() -> Vec<Row> {
     let out = (Action::Inquired, Out::Dropped);
     let row = Row::done("a client gives up", IN, frame(reset.clone()), given, out);
     rows.push(row.then(move |bench| {
-        was_inquired(bench, &reset, &first, 0);
+        was_inquired(bench, &reset, &first, asks::DECIDE);
         assert_eq!(learned(bench, &first), None);
     }));
     let segment = of(b"GET /oth");
@@ -308,7 +307,7 @@ fn repeated() -> Vec<Row> {
             },
             sent_on(&asked, Kind::First, OTHER_MAC),
         )
-        .then(move |bench| was_inquired(bench, &asked, &asked, 1)),
+        .then(move |bench| was_inquired(bench, &asked, &asked, asks::SILENT)),
         of(
             "a request again, for a node whose link address was lost",
             &lost,
@@ -327,36 +326,9 @@ fn repeated() -> Vec<Row> {
     ]
 }
 
-/// Connections whose target is no member any more.
-fn gone() -> Vec<Row> {
-    let first = fresh_request();
-    let later = rest(&first, b"more");
-    let decided = first.clone();
-    vec![
-        Row::done(
-            "a request again, whose target is gone",
-            IN,
-            frame(first.clone()),
-            known(&first, stage::SENT, STRANGER),
-            sent_on(&first, Kind::First, OTHER_MAC),
-        )
-        .then(move |bench| {
-            let noted = learned(bench, &decided).expect("a record");
-            assert_eq!(noted.target, Addr::v4(OTHER));
-        }),
-        Row::drop(
-            "a later segment, whose target is gone",
-            IN,
-            frame(later),
-            known(&first, stage::SENT, STRANGER),
-            DropReason::HandedOver,
-        ),
-    ]
-}
-
 /// Connections of this node's own server, and of none.
 fn here() -> Vec<Row> {
-    let first = request(&fresh(), "/here");
+    let [first, hard] = [(); 2].map(|()| request(&fresh(), "/here"));
     let later = rest(&first, b"more");
     let of = |name, segment: &Tcp, stage, reason| {
         let given = known(&first, stage, OWN);
@@ -373,6 +345,13 @@ fn here() -> Vec<Row> {
             IN,
             frame(first.clone()),
             nothing,
+            sent_on(&first, Kind::First, PEER_MAC),
+        ),
+        Row::done(
+            "the same of a service whose clients are reset then",
+            IN,
+            frame(hard),
+            |bench| change_service(bench, |entry| entry.rules &= !rules::RESCUE),
             same_as(Action::Refused),
         )
         .code(UNSPEC),

@@ -1,5 +1,7 @@
 //! SYNs, and how a connection ends that has no request.
 
+use std::time::Duration;
+
 use dts_core::cookie::{self, Terms};
 use dts_core::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
 use dts_core::ring::RingHashSpec;
@@ -185,9 +187,10 @@ fn dropped() -> Vec<Row> {
         drop(
             "a SYN without a ring, adopting",
             |bench| {
-                let empty = bench
-                    .filter
-                    .publish_ring(0, 2, RingHashSpec::default(), &[]);
+                let empty =
+                    bench
+                        .filter
+                        .publish_ring(0, 2, RingHashSpec::default(), &[], Duration::ZERO);
                 empty.expect("published");
             },
             DropReason::NoRing,

@@ -1,5 +1,7 @@
 //! What clients send.
 
+use std::time::Duration;
+
 use super::*;
 
 pub(super) fn rows() -> Vec<Row> {
@@ -146,9 +148,10 @@ fn syns() -> Vec<Row> {
             IN,
             frame(syn(&web())),
             |bench| {
-                let empty = bench
-                    .filter
-                    .publish_ring(0, 2, RingHashSpec::default(), &[]);
+                let empty =
+                    bench
+                        .filter
+                        .publish_ring(0, 2, RingHashSpec::default(), &[], Duration::ZERO);
                 empty.expect("published");
             },
             DropReason::NoRing,
