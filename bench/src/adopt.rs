@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use dts_lab::{ClusterSpec, Lab, LabGuard, LabSpec, Network, Place, remove_on_signals};
 
+use crate::copies;
 use crate::load::{
     NODES, Streams, bulk, new_connections, own_address, publish, shared_address, together,
 };
@@ -109,6 +110,9 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
             "dropping another node's packet, beside an empty program",
             "ns",
         ),
+        comparison("copies alone: new connections, beside none", "conn/s"),
+        comparison("copies alone: persistent, beside none", "req/s"),
+        comparison("copies alone: bulk, beside none", "MB/s"),
     ];
     for number in 0..pairs {
         let connections = options.connections;
@@ -141,6 +145,15 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
             .push(bulk(&lab, &places, Streams::Together)?);
         results[5].pairs.push(first_byte(&lab)?);
         results[6].pairs.push(drop_cost(&lab.spec().name)?);
+        let alone = copies::alone(
+            &lab,
+            &places,
+            || new(&own_address),
+            || together(&lab, &persistent(&own_address)),
+        )?;
+        for (result, pair) in results[7..].iter_mut().zip(alone) {
+            result.pairs.push(pair);
+        }
         eprintln!("round {} of {pairs}", number + 1);
     }
     let (folder, summary) = record(runs, "adopt", &results)?;

@@ -106,6 +106,15 @@ pub(crate) fn bulk(lab: &Lab, places: &[Place], streams: Streams) -> anyhow::Res
     })
 }
 
+/// MB/s of 100 MB downloads from all nodes at once, directly.
+pub(crate) fn bulk_directly(lab: &Lab, places: &[Place]) -> anyhow::Result<f64> {
+    let mut seconds = 0.0;
+    for _ in 0..TURNS {
+        seconds += seconds_per_megabyte(lab, places, own_address)?;
+    }
+    Ok(f64::from(TURNS) / seconds)
+}
+
 /// Downloads some nodes' large files a few times, one node's beside the other's. Seconds for each MB that came.
 fn seconds_per_megabyte(
     lab: &Lab,

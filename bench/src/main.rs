@@ -4,9 +4,11 @@
 //! new connections per second it carries, and how fast bulk downloads are, both beside direct connections
 //! to the same servers. Both sides are measured in turn (A B A B ...), and the ratio is the median of the
 //! pairs' ratios: one machine's speed drifts, a pair's two halves drift together. `dts-bench adopt` asks the same of
-//! adoption, and of persistent connections, and has HAProxy beside them.
+//! adoption, and of persistent connections, and has HAProxy beside them; and it measures how much of the difference is due to
+//! the copies of packets that all nodes get.
 
 mod adopt;
+mod copies;
 mod load;
 mod run;
 mod small;
