@@ -355,6 +355,8 @@ pub struct RingState {
     /// Until when the ring in the other bank counts as the one before a change, in nanoseconds of the monotonic clock: a
     /// connection whose SYN it had answered by another node may be known there.
     pub former_until: u64,
+    /// Until when there may have been yet another ring before that one: every connection may be known to another node.
+    pub any_until: u64,
 }
 
 /// What the daemon asks the filter to look at: one record of a sweep (see [`sweep`]).
@@ -413,7 +415,7 @@ const _: () = {
     assert!(size_of::<ServiceEntry>() == 24);
     assert!(size_of::<ServiceAddr>() == 20);
     assert!(size_of::<NodeSettings>() == 96);
-    assert!(size_of::<RingState>() == 48);
+    assert!(size_of::<RingState>() == 56);
     assert!(size_of::<SweepRecord>() == 48);
     assert!(size_of::<RecentService>() == 48);
 };

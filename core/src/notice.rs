@@ -44,8 +44,10 @@ pub enum Kind {
     /// The sender's server has these connections; or, as an answer to [`Known`](Self::Known), it knows them.
     Here,
     /// Does the receiver know these connections: does it inspect them, has it given them to a node, has its server had
-    /// their requests? Answered like a [`Question`](Self::Question).
+    /// their requests? Answered by a [`Here`](Self::Here) of those it knows, and an [`Unknown`](Self::Unknown) of the others.
     Known,
+    /// The sender doesn't know these connections.
+    Unknown,
 }
 
 /// A connection: its flow, and the client's initial sequence number.
@@ -107,6 +109,7 @@ impl Notice {
             Kind::Question => 3,
             Kind::Here => 4,
             Kind::Known => 5,
+            Kind::Unknown => 6,
         };
         b[6..8].copy_from_slice(&(self.count as u16).to_be_bytes());
         b[8..16].copy_from_slice(&now.to_be_bytes());
@@ -141,6 +144,7 @@ impl Notice {
             (Some(&MAGIC), VERSION, 3) => Kind::Question,
             (Some(&MAGIC), VERSION, 4) => Kind::Here,
             (Some(&MAGIC), VERSION, 5) => Kind::Known,
+            (Some(&MAGIC), VERSION, 6) => Kind::Unknown,
             _ => return Err(Refusal::Malformed),
         };
         let count = usize::from(u16::from_be_bytes([header[6], header[7]]));
@@ -208,7 +212,8 @@ mod tests {
             Just(Kind::Noted),
             Just(Kind::Question),
             Just(Kind::Here),
-            Just(Kind::Known)
+            Just(Kind::Known),
+            Just(Kind::Unknown)
         ]
     }
 

@@ -188,8 +188,8 @@ fn begin(
 /// Notes what is known of a connection, as the room has it.
 ///
 /// In place of what an older connection of the flow has left, where there is such: a new entry would cost a least recently
-/// used one each time that a client comes back to a port. Nobody reads meanwhile but the daemon, whose copy may mix both:
-/// its checks of the initial sequence numbers tell.
+/// used one each time that a client comes back to a port. Who reads meanwhile may see both mixed: the daemon, whose checks of
+/// the initial sequence numbers tell, or another processor with a rest of the older connection.
 #[inline(always)]
 fn note(segment: &Segment, room: &AdoptRoom) -> Result<(), DropReason> {
     if let Some(known) = record(segment) {

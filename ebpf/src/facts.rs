@@ -89,7 +89,7 @@ pub fn ownership(remote: &Addr, port: u16) -> Ownership {
     }
 }
 
-/// Whether the members have changed lately, and the flow was another node's before.
+/// Whether the members have changed lately, and the flow was, or may have been, another node's before.
 #[inline(never)]
 pub fn was_anothers(remote: &Addr, port: u16) -> bool {
     let Some(bank) = RING_BANK.get(0) else {
@@ -100,8 +100,12 @@ pub fn was_anothers(remote: &Addr, port: u16) -> bool {
         return false;
     };
     // SAFETY: plain helper call.
-    if unsafe { helper::bpf_ktime_get_coarse_ns() } > ring.former_until {
+    let now = unsafe { helper::bpf_ktime_get_coarse_ns() };
+    if now > ring.former_until {
         return false;
+    }
+    if now <= ring.any_until {
+        return true;
     }
     let hash = flow_hash(&old.hash, remote, port);
     let first = former * MAX_POINTS;

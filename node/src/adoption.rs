@@ -559,6 +559,8 @@ fn followed(connection: &Undecided) -> u32 {
     let data = connection.pending.bytes();
     let head = scan(&bytes(data), data.len(), true);
     let alone = u32::try_from(data.len()).is_ok_and(|len| head.is_alone(len));
+    // The target takes the first segment's end for the head's.
+    let alone = alone && connection.maker.segments(data, false).nth(1).is_none();
     match (head.is_plain() && alone, head.asks_for_head()) {
         (false, _) => 0,
         (true, false) => track::ON,

@@ -279,7 +279,7 @@ impl Daemon {
         tell_filter(
             &filter,
             &current,
-            None,
+            Duration::ZERO,
             &found,
             secret.derive("handover tag"),
         )?;
@@ -402,7 +402,8 @@ impl Daemon {
         let applied = self.runtime.block_on(apply_host(&new))?;
         // The rings and services first, so that no connection is accepted for what is going away.
         let tag_key = self.filter.node()?.tag_key;
-        tell_filter(&self.filter, &new, Some(&old), &applied, tag_key)?;
+        let former = Duration::from_secs(SEEN_SECONDS);
+        tell_filter(&self.filter, &new, former, &applied, tag_key)?;
         {
             let mut methods = locked(&self.methods);
             *methods = methods::choose(&new, &self.filter, &methods)?;
@@ -491,7 +492,7 @@ async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
 fn tell_filter(
     filter: &Filter,
     current: &Current,
-    old: Option<&Current>,
+    former: Duration,
     applied: &Applied,
     tag_key: [u8; 16],
 ) -> Result<(), DaemonError> {
@@ -527,17 +528,14 @@ fn tell_filter(
         },
         reserved: 0,
     })?;
-    let (flows, node) = (&current.flows, current.node());
-    match old {
-        // The one before the last change goes on counting as such.
-        Some(old) if old.node() == node && old.flows.points() == flows.points() => {
-            filter.keep_ring(flows.epoch())?;
-        }
-        old => {
-            let former = old.map_or(Duration::ZERO, |_| Duration::from_secs(SEEN_SECONDS));
-            filter.publish_ring(node.0, flows.epoch(), *flows.hash(), flows.points(), former)?;
-        }
-    }
+    let flows = &current.flows;
+    filter.publish_ring(
+        current.node().0,
+        flows.epoch(),
+        *flows.hash(),
+        flows.points(),
+        former,
+    )?;
     filter.set_vips(&vips)?;
     Ok(())
 }

@@ -365,10 +365,12 @@ impl Housekeeper {
                 self.send(Kind::Noted, notice.records(), peer).await;
             }
             Kind::Noted => self.noted(notice.records()),
+            Kind::Unknown => self.tell_waiting(notice.records(), peer, false),
             Kind::Question | Kind::Known => {
-                let mut gone = self.not_here(notice.records());
+                let (mut gone, mut no) = (self.not_here(notice.records()), Kind::Ended);
                 if notice.kind == Kind::Known {
                     gone.retain(|(flow, isn)| !self.is_known(flow, *isn, peer));
+                    no = Kind::Unknown;
                 }
                 let here: Vec<Record> = notice
                     .records()
@@ -376,7 +378,7 @@ impl Housekeeper {
                     .filter(|record| !gone.contains(record))
                     .copied()
                     .collect();
-                for (kind, records) in [(Kind::Ended, gone), (Kind::Here, here)] {
+                for (kind, records) in [(no, gone), (Kind::Here, here)] {
                     if !records.is_empty() {
                         self.send(kind, &records, peer).await;
                     }
@@ -434,20 +436,24 @@ impl Housekeeper {
 
     /// Whether this node inspects a connection that is to be adopted, has given it to a node, or has had its request.
     fn is_known(&self, flow: &FlowKey, isn: Seq, peer: Addr) -> bool {
-        match self.filter.adoption(flow) {
-            Ok(Some(known)) if known.client_isn != isn => false,
-            Ok(Some(known)) => match known.stage {
-                // Both ask, while not all nodes know the same members: one of them only may go on.
-                stage::UNDECIDED if known.track & track::ASK != 0 => {
-                    Addr::from(self.address).bytes16() < peer.bytes16()
-                }
-                // No socket was made of it.
-                stage::HERE => false,
-                _ => true,
-            },
-            Ok(None) => false,
+        let known = match self.filter.adoption(flow) {
+            Ok(known) => known.filter(|known| known.client_isn == isn),
             // Not known: better to be asked again.
-            Err(_) => true,
+            Err(_) => return true,
+        };
+        match known.map(|known| (known.stage, known.track & track::ASK)) {
+            // Both ask, while not all nodes know the same members: one of them only may go on.
+            Some((stage::UNDECIDED, track::ASK)) => {
+                Addr::from(self.address).bytes16() < peer.bytes16()
+            }
+            // Who has it is asked, too: or two nodes could leave it to each other.
+            Some((stage::LEFT, _)) => false,
+            // Of `HERE` no socket may have been made. Of no record: it may be a later request's, or have made room.
+            Some((stage::HERE, _)) | None => {
+                let alive = self.filter.alive(&[*flow]);
+                alive.is_ok_and(|alive| alive == [true])
+            }
+            Some(_) => true,
         }
     }
 

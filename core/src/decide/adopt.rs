@@ -88,7 +88,7 @@ pub fn client(header: &TcpHeader, record: Option<&Adoption>, socket: Socket) -> 
     };
     if !belongs(header, record) {
         // Not looked at for a cookie: of very many segments one would have one by chance. The SYN of a new connection
-        // takes the record away.
+        // marks the record.
         return Client::Drop(DropReason::HandedOver);
     }
     match record.stage {

@@ -145,8 +145,10 @@ fn skimming_changes_nothing() {
                     while slow.at < at::DONE && slow.step(&bytes) {}
                 }
                 let mut skimmed = scan(&bytes, len, true);
-                // Left over from a part that has ended.
-                (skimmed.last, skimmed.count) = (slow.last, slow.count);
+                if slow.headers == 0 {
+                    // Left over from the method.
+                    (skimmed.last, skimmed.count) = (slow.last, slow.count);
+                }
                 assert_eq!(skimmed, slow, "{len} of {text}");
             }
         }

@@ -35,6 +35,8 @@ pub(super) fn rule(
     service: &ServiceEntry,
     room: &mut AdoptRoom,
 ) -> u32 {
+    // Nobody must take what another packet has left for this one's.
+    room.head = Head::new(false, 0);
     if service.rules & rules::LINE == 0 {
         return ruling::ASK;
     }

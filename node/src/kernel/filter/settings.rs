@@ -74,7 +74,8 @@ impl Filter {
     /// Publishes a ring: the filter uses it whole, from one packet to the next.
     ///
     /// `node` is this node's number in the points. For the time of `former`, connections that were another node's by the
-    /// ring before are looked for at all nodes; zero: there was none.
+    /// ring before are looked for at all nodes, and all connections for as long as such a time has begun before; zero: there
+    /// was no ring before. A ring that is published already stays what it is, but for its epoch.
     ///
     /// # Errors
     ///
@@ -94,8 +95,20 @@ impl Filter {
         let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
         assert!(count <= MAX_POINTS, "a ring of {count} points");
         let mut published = lock(&self.ring_bank);
-        let bank = 1 - (published.get(&0, 0).map_err(map_error("RING_BANK"))? & 1);
+        let used = published.get(&0, 0).map_err(map_error("RING_BANK"))? & 1;
+        let Raw(old) = lock(&self.ring).get(&used, 0).map_err(map_error("RING"))?;
         let mut all = lock(&self.ring_points);
+        let is_there = |(index, point): (u32, &RingPoint)| {
+            all.get(&index, 0).is_ok_and(|Raw(there)| there == *point)
+        };
+        let same = (old.count, old.node, old.hash) == (count, node, hash)
+            && (used * MAX_POINTS..).zip(points).all(is_there);
+        if same && !former.is_zero() {
+            return lock(&self.ring)
+                .set(used, Raw(RingState { epoch, ..old }), 0)
+                .map_err(map_error("RING"));
+        }
+        let bank = 1 - used;
         for (index, point) in (bank * MAX_POINTS..).zip(points) {
             all.set(index, Raw(*point), 0)
                 .map_err(map_error("RING_POINTS"))?;
@@ -111,28 +124,17 @@ impl Filter {
                 let until = Duration::from_nanos(monotonic_ns()).saturating_add(former);
                 u64::try_from(until.as_nanos()).unwrap_or(u64::MAX)
             },
+            // The ring before the old one is overwritten.
+            any_until: if former.is_zero() {
+                0
+            } else {
+                old.former_until
+            },
         };
         lock(&self.ring)
             .set(bank, Raw(state), 0)
             .map_err(map_error("RING"))?;
         published.set(0, bank, 0).map_err(map_error("RING_BANK"))
-    }
-
-    /// Says that the published ring is of this epoch, too.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses the update.
-    pub fn keep_ring(&self, epoch: u64) -> Result<(), FilterError> {
-        let bank = lock(&self.ring_bank)
-            .get(&0, 0)
-            .map_err(map_error("RING_BANK"))?
-            & 1;
-        let mut rings = lock(&self.ring);
-        let Raw(state) = rings.get(&bank, 0).map_err(map_error("RING"))?;
-        rings
-            .set(bank, Raw(RingState { epoch, ..state }), 0)
-            .map_err(map_error("RING"))
     }
 
     /// The published ring's epoch; 0 when none has been published.

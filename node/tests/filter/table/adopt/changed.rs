@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dts_core::entry::adoption::track;
+use dts_core::ring::{RingHashSpec, RingPoint};
 
 use super::*;
 
@@ -39,7 +40,8 @@ fn gone() -> Vec<Row> {
 
 /// Requests of clients whose SYN, perhaps, another node has answered.
 fn inherited() -> Vec<Row> {
-    let [inherited, long_ago, left, taken] = [(); 4].map(|()| fresh_request());
+    let [inherited, twice, long_ago, left, taken] = [(); 5].map(|()| fresh_request());
+    let asked_twice = twice.clone();
     let (asked, sent, second) = (inherited.clone(), long_ago.clone(), taken.clone());
     let changed = |former| {
         move |bench: &Bench| {
@@ -60,6 +62,23 @@ fn inherited() -> Vec<Row> {
             assert_eq!((noted.stage, noted.track), (stage::UNDECIDED, track::ASK));
             was_inquired(bench, &asked, &asked, asks::KNOWN);
         }),
+        Row::done(
+            "a request that was this node's by the ring before, of which nobody knows by the one before that",
+            IN,
+            frame(twice),
+            |bench| {
+                bench.own(true);
+                for place in [7, 9] {
+                    let point = RingPoint::new(place, 0);
+                    let hash = RingHashSpec::default();
+                    let former = Duration::from_secs(60);
+                    let published = bench.filter.publish_ring(0, 1, hash, &[point], former);
+                    published.expect("a ring");
+                }
+            },
+            (Action::Inquired, Out::Dropped),
+        )
+        .then(move |bench| was_inquired(bench, &asked_twice, &asked_twice, asks::KNOWN)),
         Row::done(
             "the same, long after the change",
             IN,
