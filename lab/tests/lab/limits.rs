@@ -81,6 +81,8 @@ fn a_quota_covers_the_receive_path() {
         more.iter()
             .for_each(|name| assert_eq!(count(name), 1, "{names:?}"));
     };
+    // The server answers before it has forked its last process, perhaps.
+    wait_for(|| names().len() >= 4);
     expect(names(), &[]);
     // Another thread does it after the interface was down.
     lab.set_link(N1, Network::Front, false).unwrap();
