@@ -6,7 +6,8 @@
 //! | `rules` | where a request goes, as far as the filter can tell |
 //! | `inquiry` | requests for the daemon's inspector |
 //! | `requests` | later requests of a connection: each may go to another node |
-//! | `arrival` | at the target: other nodes' segments, and the making of sockets |
+//! | `arrival` | at the target: other nodes' segments |
+//! | `socket` | the making of sockets |
 //! | `seen` | requests that servers have had |
 
 mod arrival;
@@ -15,6 +16,7 @@ mod inquiry;
 mod requests;
 mod rules;
 mod seen;
+mod socket;
 
 use dts_core::{
     decide::{
@@ -27,13 +29,14 @@ use dts_core::{
     },
     handover::adoption::{self as option, Kind, Numbers},
     segment::{ACK, FIN, RST, TcpHeader},
+    seq::Seq,
     verdict::{Action, DropReason},
 };
 
 pub use self::arrival::{arrive, arrive_here, egress};
 use crate::{
     Outcome, Step, TO_CLIENT,
-    facts::{now_ms, ownership, socket, unix_seconds, was_anothers},
+    facts::{self, now_ms, ownership, unix_seconds, was_anothers},
     frame::{Bare, Segment, Skb, insert_ip_option, macs, make_bare},
     maps::{ADOPT_ROOM, ADOPTIONS, AdoptRoom, TARGETS},
     outcome,
@@ -69,7 +72,7 @@ pub fn ingress(
             return Ok(cookies::syn(skb, segment, service, settings));
         }
         let header = &segment.tcp.header;
-        let socket = socket(skb, &segment.flow);
+        let socket = facts::socket(skb, &segment.flow);
         // Most of what is another node's are bare acknowledgments: they say nothing, whatever is known of the flow.
         let says_something = adopt::carries(header) || header.flags & RST != 0;
         let record = match socket {
@@ -173,11 +176,12 @@ fn begin(
             note(segment, room)?;
             return Ok(inquiry::inquire(skb, segment));
         }
-        if room.record.target == settings.address
-            && !(arrival::is_deserted(skb, segment, service, room, settings)
-                && rescue(segment, service, room, settings))
-        {
-            return Ok(arrival::adopt(skb, segment, room, settings));
+        if room.record.target == settings.address {
+            let made = socket::try_adopt(skb, segment, room, settings);
+            let deserted = made.is_err_and(socket::is_no_service);
+            if !deserted || !rescue(segment, service, room, settings) {
+                return socket::adopted(skb, made);
+            }
         }
         room.record.stage = stage::SENT;
         note(segment, room)?;
@@ -228,7 +232,7 @@ fn again(skb: Skb, segment: &Segment, settings: &NodeSettings) -> Outcome {
             known.target = room.record.target;
         }
         if known.target == settings.address {
-            return Ok(arrival::adopt(skb, segment, room, settings));
+            return Ok(socket::adopt(skb, segment, room, settings));
         }
         let now = now_ms();
         if adopt::is_silent(&segment.tcp.header, known, now) {
@@ -407,7 +411,7 @@ fn refused(
             room.interval = known.print as u32;
         }
         Ok(if room.record.target == settings.address {
-            arrival::adopt(skb, segment, room, settings)
+            socket::adopt(skb, segment, room, settings)
         } else {
             send_on(skb, segment, room, settings)
         })
@@ -461,4 +465,17 @@ fn reset_client(skb: Skb, segment: &Segment, room: &AdoptRoom, settings: &NodeSe
         make_bare(skb, ip, &bare)?;
         to_client(skb, &room.record.mac, Action::ResetClient, settings)
     })
+}
+
+/// Turns a client's segment into a reset of a socket of this node's that expects this next.
+#[inline(never)]
+fn make_reset(skb: Skb, segment: &Segment, expected: u32) -> Result<(), DropReason> {
+    let header = TcpHeader {
+        seq: Seq(expected),
+        ack: Seq(0),
+        flags: RST,
+        ..segment.tcp.header
+    };
+    let (src, dst) = (segment.ip.src, segment.ip.dst);
+    make_bare(skb, &segment.ip, &Bare { src, dst, header })
 }

@@ -1,35 +1,31 @@
 //! At the target: segments that other nodes, or this one, send on, and the making of sockets.
 
 use dts_core::{
-    decide::{Socket, adopt},
+    decide::{Socket, adopt as decide},
     entry::{
         ConnKey, NodeSettings, ServiceEntry,
-        adoption::{Adoption, rules as rule, stage, track},
+        adoption::{Adoption, stage, track},
         role, service_kind, setting,
     },
     handover::{
-        AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS,
         adoption::{self as option, Kind, Numbers},
         release::{LEN, Room},
     },
-    segment::{RST, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
 };
 
 use super::{
-    adopt_room, note, recall, record, refused, requests, rescue, rules,
-    seen::{fingerprint, remember, seen},
+    adopt_room, make_reset, recall, record, refused, requests, rescue, rules,
+    seen::remember,
     send_on,
+    socket::{adopt, adopted, describe, is_no_service, make_socket, try_adopt},
 };
 use crate::{
     ADOPT_FRAME, Outcome, Step,
     entries::{count_spliced, entry, service},
     facts::{SockRef, now_ms, socket, unix_seconds},
-    frame::{
-        Bare, ETH, IPV4, Ip, Segment, Skb, macs, make_bare, options, remove_ip_option,
-        replace_ip_option, rewrite,
-    },
+    frame::{ETH, IPV4, Ip, Segment, Skb, macs, remove_ip_option, replace_ip_option, rewrite},
     front::client_flow,
     handover_syn::syn_room,
     maps::{AdoptRoom, CONNECTIONS},
@@ -277,14 +273,7 @@ fn make_way(skb: Skb, segment: &Segment, expected: u32) -> Outcome {
         skb.set_mark(ADOPT_FRAME + round + 1);
         skb.arrive_copy(skb.ifindex())?;
         skb.set_mark(0);
-        let header = TcpHeader {
-            seq: Seq(expected),
-            ack: Seq(0),
-            flags: RST,
-            ..segment.tcp.header
-        };
-        let (src, dst) = (segment.ip.src, segment.ip.dst);
-        make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
+        make_reset(skb, segment, expected)?;
         skb.accept();
         Ok(Outcome::pass(Action::StaleReset))
     })
@@ -310,22 +299,21 @@ pub fn arrive_here(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> 
             skb.accept();
             return Ok(Outcome::pass(Action::HandoverIn));
         }
-        let first = adopt::is_first(&segment.tcp.header, known);
-        if first
-            && known.target == settings.address
-            && is_deserted(skb, segment, service, room, settings)
-        {
-            // For a default target by the URI.
-            rules::rule(skb, segment, service, room);
-            room.record.track = known.track;
-            if rescue(segment, service, room, settings) {
-                (known.target, known.ruling) = (room.record.target, room.record.ruling);
-            }
-        }
         if known.target != settings.address {
             return Ok(send_on(skb, segment, room, settings));
         }
-        Ok(adopt(skb, segment, room, settings))
+        match try_adopt(skb, segment, room, settings) {
+            Err(reason) if is_no_service(reason) => {}
+            made => return adopted(skb, made),
+        }
+        // For a default target by the URI.
+        rules::rule(skb, segment, service, room);
+        room.record.track = known.track;
+        if !rescue(segment, service, room, settings) {
+            return adopted(skb, Err(DropReason::NoService));
+        }
+        (known.target, known.ruling) = (room.record.target, room.record.ruling);
+        Ok(send_on(skb, segment, room, settings))
     })
 }
 
@@ -392,7 +380,7 @@ fn note_spliced(
     let stamps = (room.attributes.rcv_tsval, room.attributes.rcv_tsecr);
     let header = &segment.tcp.header;
     let of = (service.id, settings.announced_scale);
-    spliced.entry = adopt::entry(header, stamps, &room.record, of, now_ms());
+    spliced.entry = decide::entry(header, stamps, &room.record, of, now_ms());
     let key = ConnKey {
         flow: segment.flow,
         role: role::INSPECTING,
@@ -401,119 +389,6 @@ fn note_spliced(
         return Err(DropReason::TableFull);
     }
     count_spliced();
-    Ok(())
-}
-
-/// Gives a client's first segment to the server's listener; the record in the room says what of.
-#[inline(never)]
-pub(super) fn adopt(
-    skb: Skb,
-    segment: &Segment,
-    room: &mut AdoptRoom,
-    settings: &NodeSettings,
-) -> Outcome {
-    outcome(|| {
-        skb.set_mark(0);
-        if segment.tcp.header.seq != room.record.client_isn.plus(1) {
-            return Err(DropReason::TooEarly);
-        }
-        fingerprint(segment, room, settings);
-        if seen(room.record.print) {
-            return Err(DropReason::DuplicateRequest);
-        }
-        if let Err(reason) = make_socket(skb, segment, room, settings) {
-            if reason as u32 != DropReason::NoService as u32 {
-                return Err(reason);
-            }
-            // The kernel answers with a reset.
-            skb.accept();
-            return Ok(Outcome::pass(Action::Refused));
-        }
-        (room.record.stage, room.record.since) = (stage::HERE, now_ms());
-        // Its own node follows it from here on.
-        room.record.track &= track::ON | track::NO_BODY;
-        room.record.next_request = segment.tcp.header.end();
-        room.record.response = segment.tcp.header.ack;
-        note(segment, room)?;
-        skb.accept();
-        Ok(Outcome::pass(Action::Adopted))
-    })
-}
-
-/// Whether nothing listens here for a connection that would go to the default target then. Not for one whose request a
-/// server here has had.
-#[inline(always)]
-pub(super) fn is_deserted(
-    skb: Skb,
-    segment: &Segment,
-    service: &ServiceEntry,
-    room: &mut AdoptRoom,
-    settings: &NodeSettings,
-) -> bool {
-    if service.rules & rule::RESCUE == 0 || SockRef::lookup(skb, &segment.flow).is_some() {
-        return false;
-    }
-    fingerprint(segment, room, settings);
-    !seen(room.record.print)
-}
-
-/// Has the kernel make a socket of a segment, for the listener of its flow. [`DropReason::NoService`]: there is none.
-#[inline(never)]
-fn make_socket(
-    skb: Skb,
-    segment: &Segment,
-    room: &mut AdoptRoom,
-    settings: &NodeSettings,
-) -> Result<(), DropReason> {
-    describe(skb, segment, room, settings)?;
-    let Some(sk) = SockRef::lookup(skb, &segment.flow) else {
-        return Err(DropReason::NoService);
-    };
-    if !sk.listens() {
-        return Err(DropReason::NotAdopted);
-    }
-    let Some(listener) = sk.listener() else {
-        return Err(DropReason::NotAdopted);
-    };
-    if listener.queue_is_full() {
-        return Err(DropReason::QueueFull);
-    }
-    if listener.adopt(skb, &mut room.attributes) {
-        Ok(())
-    } else {
-        Err(DropReason::NotAdopted)
-    }
-}
-
-/// Says what the kernel must know of the connection. In its callers, or calls would be nested too deeply.
-#[inline(always)]
-fn describe(
-    skb: Skb,
-    segment: &Segment,
-    room: &mut AdoptRoom,
-    settings: &NodeSettings,
-) -> Result<(), DropReason> {
-    let header_len = segment.tcp.header.header_len;
-    let Some(scratch) = options(skb, segment.ip.l4(), header_len.into()) else {
-        return Err(DropReason::Malformed);
-    };
-    let (tsval, tsecr) = scratch.scan.timestamp_pair().unwrap_or((0, 0));
-    let terms = room.record.terms();
-    let has = |agreed: u32| u8::from(terms.agreed & agreed != 0);
-    let a = &mut room.attributes;
-    (a.rcv_tsval, a.rcv_tsecr) = (tsval, tsecr.wrapping_add(room.interval));
-    a.mss = terms.mss;
-    a.snd_wscale = terms.client_scale;
-    a.rcv_wscale = settings.announced_scale;
-    a.ecn_ok = has(AGREED_ECN);
-    a.wscale_ok = has(AGREED_SCALE);
-    a.sack_ok = has(AGREED_SACK);
-    a.tstamp_ok = has(AGREED_TIMESTAMPS);
-    a.usec_ts_ok = 0;
-    a.reserved = [0; 3];
-    if a.wscale_ok == 0 {
-        a.rcv_wscale = 0;
-    }
     Ok(())
 }
 

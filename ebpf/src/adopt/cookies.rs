@@ -11,16 +11,16 @@ use dts_core::{
         adoption::{COOKIE_KEYS as KEYS, track},
     },
     handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE},
-    segment::{ACK, ECE, RST, SYN, TcpHeader, kind},
+    segment::{ACK, ECE, SYN, TcpHeader, kind},
     seq::{Seq, timestamp_is_later},
     verdict::{Action, DropReason},
 };
 
-use super::{adopt_room, record, to_client};
+use super::{adopt_room, make_reset, record, to_client};
 use crate::{
     FROM_BACK, Outcome, Step,
     facts::{SockRef, ownership, socket, unix_ms},
-    frame::{Bare, SYN_ACK_OPTIONS, Segment, Skb, macs, make_bare, make_syn_ack, options},
+    frame::{SYN_ACK_OPTIONS, Segment, Skb, macs, make_syn_ack, options},
     maps::{AdoptRoom, COOKIE_KEYS, Scratch},
     outcome,
 };
@@ -135,14 +135,7 @@ fn time_wait_reset(skb: Skb, segment: &Segment) -> Result<(), DropReason> {
     let Some(expected) = expected else {
         return Err(DropReason::NotOwner);
     };
-    let header = TcpHeader {
-        seq: Seq(expected),
-        ack: Seq(0),
-        flags: RST,
-        ..segment.tcp.header
-    };
-    let (src, dst) = (segment.ip.src, segment.ip.dst);
-    make_bare(skb, &segment.ip, &Bare { src, dst, header })
+    make_reset(skb, segment, expected)
 }
 
 /// Answers a SYN with a cookie.
