@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use clap::Args;
 use dts_lab::{ClusterSpec, Lab, LabGuard, LabSpec, Network, Place, remove_on_signals};
 
 use crate::copies;
 use crate::load::{
-    NODES, Streams, bulk, new_connections, own_address, publish, shared_address, together,
+    NODES, Options, Streams, bulk, new_connections, own_address, program, publish, shared_address,
+    together,
 };
 use crate::run::{Comparison, Pair, record};
 use crate::small::{drop_cost, first_byte};
@@ -29,38 +29,9 @@ request = function()
 end
 "#;
 
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// How often all sides are measured.
-    #[arg(long, default_value_t = 7)]
-    pairs: usize,
-    /// Seconds of load for each measurement.
-    #[arg(long, default_value_t = 4)]
-    seconds: u32,
-    /// Connections that the load keeps busy, in all.
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// About a minute: three short rounds.
-    #[arg(long)]
-    quick: bool,
-}
-
 pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<()> {
-    let (pairs, seconds) = if options.quick {
-        (3, 2)
-    } else {
-        (options.pairs, options.seconds)
-    };
-    ensure!(
-        pairs >= 1 && seconds >= 1,
-        "at least one pair of at least a second"
-    );
-    let dts = dts.canonicalize().with_context(|| {
-        format!(
-            "no program {}: `cargo build --release -p dts` makes it",
-            dts.display()
-        )
-    })?;
+    let (pairs, seconds) = options.extent()?;
+    let dts = program(dts)?;
     remove_on_signals()?;
     let mut spec = LabSpec::new("bench", NODES, dts);
     spec.cluster.services_toml = Some(ClusterSpec::services(NODES, "adopt"));

@@ -1,6 +1,9 @@
 //! Load on two nodes, through the VIP or directly.
 
-use anyhow::{bail, ensure};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
 use dts_lab::{FileSet, Lab, Place, VIP};
 
 use crate::run::Pair;
@@ -11,6 +14,48 @@ const BULK: u64 = 100_000_000;
 const TURNS: u32 = 4;
 /// How often each node's large file is downloaded in each turn.
 const DOWNLOADS: usize = 3;
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// How often all sides are measured.
+    #[arg(long, default_value_t = 7)]
+    pairs: usize,
+    /// Seconds of load for each measurement.
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Connections that the load keeps busy, in all.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) connections: u32,
+    /// About a minute: three short rounds.
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Options {
+    /// How many pairs there are to be, and how many seconds each measurement takes.
+    pub(crate) fn extent(&self) -> anyhow::Result<(usize, u32)> {
+        let (pairs, seconds) = if self.quick {
+            (3, 2)
+        } else {
+            (self.pairs, self.seconds)
+        };
+        ensure!(
+            pairs >= 1 && seconds >= 1,
+            "at least one pair of at least a second"
+        );
+        Ok((pairs, seconds))
+    }
+}
+
+/// The program to measure, by its whole path.
+pub(crate) fn program(dts: &Path) -> anyhow::Result<PathBuf> {
+    dts.canonicalize().with_context(|| {
+        format!(
+            "no program {}: `cargo build --release -p dts` makes it",
+            dts.display()
+        )
+    })
+}
 
 /// Gives each node its files, and returns the nodes.
 pub(crate) fn publish(lab: &Lab) -> anyhow::Result<Vec<Place>> {

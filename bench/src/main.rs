@@ -38,9 +38,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Experiment {
     /// New connections per second and bulk downloads by splice, beside direct connections.
-    Splice(splice::Options),
+    Splice(load::Options),
     /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
-    Adopt(adopt::Options),
+    Adopt(load::Options),
 }
 
 fn main() -> ExitCode {

@@ -2,45 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, ensure};
-use clap::Args;
+use anyhow::Context as _;
 use dts_lab::{ClusterSpec, LabGuard, LabSpec, remove_on_signals};
 
-use crate::load::{NODES, Streams, bulk, new_connections, own_address, publish, shared_address};
+use crate::load::{
+    NODES, Options, Streams, bulk, new_connections, own_address, program, publish, shared_address,
+};
 use crate::run::{Comparison, Pair, record};
 
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// How often both sides are measured.
-    #[arg(long, default_value_t = 7)]
-    pairs: usize,
-    /// Seconds of load for each measurement of new connections.
-    #[arg(long, default_value_t = 5)]
-    seconds: u32,
-    /// Connections that the load keeps busy, in all.
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// About a minute: three short pairs.
-    #[arg(long)]
-    quick: bool,
-}
-
 pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<()> {
-    let (pairs, seconds) = if options.quick {
-        (3, 3)
-    } else {
-        (options.pairs, options.seconds)
-    };
-    ensure!(
-        pairs >= 1 && seconds >= 1,
-        "at least one pair of at least a second"
-    );
-    let dts = dts.canonicalize().with_context(|| {
-        format!(
-            "no program {}: `cargo build --release -p dts` makes it",
-            dts.display()
-        )
-    })?;
+    let (pairs, seconds) = options.extent()?;
+    let dts = program(dts)?;
     remove_on_signals()?;
     let mut spec = LabSpec::new("bench", NODES, dts);
     spec.cluster.services_toml = Some(ClusterSpec::services(NODES, "splice"));

@@ -15,27 +15,19 @@
 //! The kernel's bounded loops call [`Head::step`], which reads a byte, or up to eight where they need no second look. The
 //! kernel's verifier sees to it that nothing is indexed out of bounds: every index is masked.
 
+mod kinds;
+mod words;
+
+use self::kinds::{KINDS, is};
+pub(crate) use self::words::first;
+pub use self::words::{Bytes, bytes, eight};
+use self::words::{one, text};
+
 /// How many bytes of a head are looked at: a power of two.
 pub const HEAD: usize = 2048;
 
 /// A head with more headers than this is not plain.
 pub const MAX_HEADERS: u32 = 100;
-
-/// A segment's data, as it stands in memory, in words: reading eight bytes at any place takes two of them. Longer than
-/// [`HEAD`], so that such a read is always inside.
-pub type Bytes = [u64; HEAD / 8 + 1];
-
-/// Data for [`scan`] and its like: what is beyond [`HEAD`] is left out.
-#[must_use]
-pub fn bytes(data: &[u8]) -> Bytes {
-    let mut bytes = [0; HEAD / 8 + 1];
-    for (word, eight) in bytes.iter_mut().zip(data.chunks(8)).take(HEAD / 8) {
-        let mut whole = [0; 8];
-        whole[..eight.len()].copy_from_slice(eight);
-        *word = u64::from_ne_bytes(whole);
-    }
-    bytes
-}
 
 /// Where a scan is.
 mod at {
@@ -65,134 +57,8 @@ mod value {
     pub(super) const CONNECTION: u32 = 2;
 }
 
-/// Kinds of bytes.
-mod is {
-    /// A capital letter.
-    pub(super) const CAPITAL: u8 = 1;
-    /// In a target's path or query.
-    pub(super) const TARGET: u8 = 2;
-    /// In a header's name.
-    pub(super) const NAME: u8 = 4;
-    /// In a header's value.
-    pub(super) const VALUE: u8 = 8;
-    /// In a host's name.
-    pub(super) const HOST: u8 = 16;
-    /// A digit.
-    pub(super) const DIGIT: u8 = 32;
-}
-
-/// What each byte is.
-static KINDS: [u8; 256] = kinds();
-
-const fn kinds() -> [u8; 256] {
-    let mut kinds = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let b = i as u8;
-        let mut kind = 0;
-        if b.is_ascii_uppercase() {
-            kind |= is::CAPITAL;
-        }
-        if b.is_ascii_alphanumeric() || among(b, b"-._~!$&'()*+,;=:@%/") {
-            kind |= is::TARGET;
-        }
-        if b.is_ascii_alphanumeric() || b == b'-' || b == b'_' {
-            kind |= is::NAME;
-        }
-        if b.is_ascii_graphic() || b == b' ' || b == b'\t' {
-            kind |= is::VALUE;
-        }
-        if b.is_ascii_alphanumeric() || b == b'-' || b == b'.' {
-            kind |= is::HOST;
-        }
-        if b.is_ascii_digit() {
-            kind |= is::DIGIT;
-        }
-        kinds[i] = kind;
-        i += 1;
-    }
-    kinds
-}
-
-const fn among(b: u8, set: &[u8]) -> bool {
-    let mut i = 0;
-    while i < set.len() {
-        if set[i] == b {
-            return true;
-        }
-        i += 1;
-    }
-    false
-}
-
 /// The name whose value is the host.
 const HOST_NAME: u32 = u32::from_be_bytes(*b"host");
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-
-/// Eight bytes from a place on, the first one lowest. The index is masked: it cannot panic.
-#[inline(always)]
-#[must_use]
-pub const fn eight(bytes: &Bytes, at: u32) -> u64 {
-    let word = (at as usize & (HEAD - 1)) / 8;
-    let shift = at % 8 * 8;
-    // Twice, because a shift by 64 is none.
-    u64::from_le(bytes[word]) >> shift | u64::from_le(bytes[word + 1]) << 1 << (63 - shift)
-}
-
-/// One byte. The index is masked: it cannot panic.
-#[inline(always)]
-pub(crate) const fn one(bytes: &Bytes, at: u32) -> u8 {
-    (u64::from_le(bytes[(at as usize & (HEAD - 1)) / 8]) >> (at % 8 * 8)) as u8
-}
-
-/// A mark in each of the eight bytes that is below `n`, which is 128 at the most. There may be more marks behind the first
-/// one without reason, but never before it.
-#[inline(always)]
-const fn below(word: u64, n: u8) -> u64 {
-    word.wrapping_sub(ONES * n as u64) & !word & HIGH
-}
-
-/// A mark in each of the eight bytes that is `byte`, as [`below`] makes them.
-#[inline(always)]
-const fn same(word: u64, byte: u8) -> u64 {
-    below(word ^ (ONES * byte as u64), 1)
-}
-
-/// Which byte has the first mark: 0 to 7; 8 when none has.
-#[inline(always)]
-const fn first_mark(mut marks: u64) -> u32 {
-    if marks == 0 {
-        return 8;
-    }
-    // By halves: eBPF has no instruction that counts zeros.
-    let mut at = 0;
-    if marks as u32 == 0 {
-        at += 4;
-        marks >>= 32;
-    }
-    if marks as u16 == 0 {
-        at += 2;
-        marks >>= 16;
-    }
-    if marks as u8 == 0 {
-        at += 1;
-    }
-    at
-}
-
-/// Which of the eight bytes is the first that is `byte`: 0 to 7; 8 when none is.
-#[inline(always)]
-pub(crate) const fn first(word: u64, byte: u8) -> u32 {
-    first_mark(same(word, byte))
-}
-
-/// How many of the eight bytes are printable ASCII or spaces, up to the first that isn't.
-#[inline(always)]
-const fn text(word: u64) -> u32 {
-    first_mark(word & HIGH | below(word, b' ') | same(word, 0x7f))
-}
 
 /// The method whose answers have no body.
 const HEAD_METHOD: u32 = u32::from_be_bytes(*b"HEAD");

@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dts_core::addr::Addr;
 use dts_core::entry::adoption::SEEN_SECONDS;
-use dts_core::entry::{NodeSettings, setting};
-use dts_core::handover::release;
 use dts_core::ring::RingHashSpec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
@@ -27,32 +24,23 @@ use crate::current::{Current, Inspectors};
 use crate::handover::Handovers;
 use crate::housekeeping::Housekeeper;
 use crate::kernel::filter::pin_path;
-use crate::kernel::host::{
-    Applied, Host, HostError, HostSpec, clock, prepare_bpf, require_privileges,
-};
+use crate::kernel::host::{Applied, Host, HostError, prepare_bpf, require_privileges};
 use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
 use crate::worker::{self, Heartbeats, WorkerError};
 
+mod apply;
 mod lease;
 mod methods;
 mod source;
 mod upkeep;
 
+use apply::{apply_host, host_spec, refuse_restart, tell_filter};
 use lease::Lease;
 use methods::Methods;
 
 /// How long a daemon that was told to end waits for the handovers it has begun.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What an adoption's option takes of a frame on the back network, in bytes.
-const ADOPTION_ROOM: u32 = release::LEN as u32;
-
-/// IPv4 and TCP headers without options, in bytes.
-const HEADERS: u32 = 40;
-
-/// The window scale that the filter offers to clients: windows up to 8 MiB, in steps of 128 bytes.
-const ANNOUNCED_SCALE: u8 = 7;
 
 /// Why the daemon could not start, or a reload could not be done.
 #[derive(Debug, Error)]
@@ -437,107 +425,6 @@ fn unknown_service<'a>(config: &Config, inspectors: &'a Inspectors) -> Option<&'
         .keys()
         .map(String::as_str)
         .find(|name| !inspected(name))
-}
-
-/// What a running daemon can't change: its identity, its interfaces, its keys and tables.
-fn refuse_restart(old: &Config, new: &Config) -> Result<(), DaemonError> {
-    let (o, n) = (&old.node, &new.node);
-    let same = [
-        (old.cluster == new.cluster, "[cluster]"),
-        (o.id == n.id, "[node] id"),
-        (
-            o.front == n.front && o.back == n.back,
-            "[node] front and back",
-        ),
-        (
-            o.address == n.address && o.self_address == n.self_address,
-            "[node] address",
-        ),
-        (
-            o.run_dir == n.run_dir && o.pin_dir == n.pin_dir,
-            "[node] run_dir and pin_dir",
-        ),
-        (o.connections == n.connections, "[node] connections"),
-        (
-            o.workers == n.workers && o.lease == n.lease,
-            "[node] workers and lease_ms",
-        ),
-        (old.ring.hash == new.ring.hash, "[ring] hash"),
-    ];
-    match same.iter().find(|(same, _)| !same) {
-        Some((_, what)) => Err(DaemonError::NeedsRestart(what)),
-        None => Ok(()),
-    }
-}
-
-fn host_spec(current: &Current) -> Result<HostSpec, DaemonError> {
-    let node = &current.config.node;
-    Ok(HostSpec {
-        front: node.front.clone(),
-        back: node.back.clone(),
-        address: v4(node.address)?,
-        self_address: v4(node.self_address)?,
-        vips: current
-            .vips()
-            .into_iter()
-            .map(v4)
-            .collect::<Result<_, _>>()?,
-    })
-}
-
-async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
-    Ok(Host::apply(&host_spec(current)?, &state_path(&current.config)).await?)
-}
-
-fn tell_filter(
-    filter: &Filter,
-    current: &Current,
-    former: Duration,
-    applied: &Applied,
-    tag_key: [u8; 16],
-) -> Result<(), DaemonError> {
-    let config = &current.config;
-    let members: Vec<_> = config
-        .members
-        .iter()
-        .map(|m| Addr::from(m.address))
-        .collect();
-    let vips: Vec<_> = current.vips().into_iter().map(Addr::from).collect();
-    filter.set_members(&members)?;
-    let segment = applied
-        .front_mtu
-        .min(applied.back_mtu.saturating_sub(ADOPTION_ROOM));
-    filter.set_node(&NodeSettings {
-        address: Addr::from(config.node.address),
-        self_address: Addr::from(config.node.self_address),
-        tag_key,
-        clock_offset: clock::unix_offset(),
-        front: applied.front_index,
-        back: applied.back_index,
-        handover_port: config.cluster.handover_port.into(),
-        front_mac: applied.front_mac,
-        back_mac: applied.back_mac,
-        announced_mss: u16::try_from(segment.saturating_sub(HEADERS)).unwrap_or(u16::MAX),
-        announced_scale: ANNOUNCED_SCALE,
-        request_bank: 0,
-        services_epoch: 0,
-        flags: if applied.strict_back {
-            setting::DETOUR
-        } else {
-            0
-        },
-        reserved: 0,
-    })?;
-    let flows = &current.flows;
-    filter.publish_ring(
-        current.node().0,
-        flows.epoch(),
-        *flows.hash(),
-        flows.points(),
-        former,
-    )?;
-    filter.set_vips(&vips)?;
-    Ok(())
 }
 
 /// Whether something listens where the service's server should, as `/proc` tells.

@@ -5,6 +5,8 @@
 //! the sockets of the others (see [`Filter::sweep`]). A processing entry whose socket is gone, or only
 //! waits in TIME_WAIT, is over: the inspecting node is told, until it says that it has noted it.
 
+mod asking;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,14 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dts_core::addr::{Addr, FlowKey};
-use dts_core::entry::adoption::{stage, track};
+use dts_core::entry::adoption::stage;
 use dts_core::entry::{ConnEntry, ConnKey, SweepRecord, flag, role, state, sweep};
 use dts_core::notice::{Kind, MAX_LEN, MAX_RECORDS, Notice, Record};
 use dts_core::seq::Seq;
 use tokio::net::UdpSocket;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::current::Current;
 use crate::kernel::filter::handover_flow;
@@ -44,9 +46,6 @@ const REPEATS: u32 = 15;
 /// How long an entry whose socket waits in TIME_WAIT is left alone after its last segment: the kernel keeps such
 /// a socket for 60 seconds, unless a reset ends it, which the filter notes.
 const WAITING: u32 = 58_000;
-
-/// How long each question about a connection that somebody waits for is left unanswered.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(120), Duration::from_millis(180)];
 
 /// Keeps a node's table.
 pub struct Housekeeper {
@@ -103,41 +102,6 @@ impl Housekeeper {
             telling: Mutex::default(),
             asking: Mutex::default(),
         })
-    }
-
-    /// Whether the server of `peer` has this connection; `None` when that node does not answer.
-    pub async fn has(&self, record: Record, peer: Addr) -> Option<bool> {
-        self.ask(Kind::Question, record, peer).await
-    }
-
-    /// Whether `peer` knows this connection in any way; `None` when that node does not answer.
-    pub async fn knows(&self, record: Record, peer: Addr) -> Option<bool> {
-        self.ask(Kind::Known, record, peer).await
-    }
-
-    async fn ask(&self, kind: Kind, record: Record, peer: Addr) -> Option<bool> {
-        let (told, mut answer) = oneshot::channel();
-        let key = ((record.0, record.1.0), peer);
-        lock(&self.asking).insert(key, told);
-        for patience in PATIENCE {
-            self.send(kind, &[record], peer).await;
-            if let Ok(answer) = timeout(patience, &mut answer).await {
-                return answer.ok();
-            }
-        }
-        lock(&self.asking).remove(&key);
-        None
-    }
-
-    /// Tells those who wait for it.
-    fn tell_waiting(&self, records: &[Record], peer: Addr, here: bool) {
-        let mut asking = lock(&self.asking);
-        for (flow, isn) in records {
-            if let Some(waiting) = asking.remove(&((*flow, isn.0), peer)) {
-                // Who asked may have given up.
-                let _ = waiting.send(here);
-            }
-        }
     }
 
     /// Keeps the table until dropped.
@@ -431,29 +395,6 @@ impl Housekeeper {
             Ok(_) => false,
             // Not known: better to be asked again.
             Err(_) => true,
-        }
-    }
-
-    /// Whether this node inspects a connection that is to be adopted, has given it to a node, or has had its request.
-    fn is_known(&self, flow: &FlowKey, isn: Seq, peer: Addr) -> bool {
-        let known = match self.filter.adoption(flow) {
-            Ok(known) => known.filter(|known| known.client_isn == isn),
-            // Not known: better to be asked again.
-            Err(_) => return true,
-        };
-        match known.map(|known| (known.stage, known.track & track::ASK)) {
-            // Both ask, while not all nodes know the same members: one of them only may go on.
-            Some((stage::UNDECIDED, track::ASK)) => {
-                Addr::from(self.address).bytes16() < peer.bytes16()
-            }
-            // Who has it is asked, too: or two nodes could leave it to each other.
-            Some((stage::LEFT, _)) => false,
-            // Of `HERE` no socket may have been made. Of no record: it may be a later request's, or have made room.
-            Some((stage::HERE, _)) | None => {
-                let alive = self.filter.alive(&[*flow]);
-                alive.is_ok_and(|alive| alive == [true])
-            }
-            Some(_) => true,
         }
     }
 

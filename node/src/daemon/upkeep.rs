@@ -11,7 +11,8 @@ use dts_core::entry::NodeSettings;
 use dts_core::entry::adoption::Target;
 use tokio::time::{interval, sleep};
 
-use super::{Daemon, apply_host, locked};
+use super::apply::apply_host;
+use super::{Daemon, locked};
 use crate::config::Secret;
 use crate::kernel::Attachment;
 use crate::kernel::host::clock;
