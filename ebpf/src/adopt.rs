@@ -59,6 +59,15 @@ fn record(segment: &Segment) -> Option<&'static mut Adoption> {
     Some(unsafe { &mut *record })
 }
 
+/// What is known of a segment's flow, for one that only makes sense with that, and the room.
+#[inline(always)]
+fn known(segment: &Segment) -> Result<(&'static mut Adoption, &'static mut AdoptRoom), DropReason> {
+    let Some(known) = record(segment) else {
+        return Err(DropReason::NoEntry);
+    };
+    Ok((known, adopt_room()?))
+}
+
 /// A client's segment to an adopting service.
 #[inline(never)]
 pub fn ingress(
@@ -363,10 +372,7 @@ fn to_client(skb: Skb, client: &[u8; 6], action: Action, settings: &NodeSettings
 #[inline(never)]
 pub fn back_egress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
     outcome(|| {
-        let Some(known) = record(segment) else {
-            return Err(DropReason::NoEntry);
-        };
-        let room = adopt_room()?;
+        let (known, room) = known(segment)?;
         recall(known, room);
         if known.target == settings.address || known.stage == stage::BY_SOCKET {
             skb.set_mark(crate::ADOPT_HERE);
@@ -389,9 +395,7 @@ fn refused(
     settings: &NodeSettings,
 ) -> Outcome {
     outcome(|| {
-        let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
-            return Err(DropReason::NoEntry);
-        };
+        let (known, room) = known(segment)?;
         if known.stage != stage::SENT || !adopt::is_first(&segment.tcp.header, known) {
             return Err(DropReason::UnknownHandover);
         }

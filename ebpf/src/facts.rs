@@ -7,8 +7,8 @@ use aya_ebpf::{
 use dts_core::{
     addr::{Addr, FlowKey},
     decide::{Facts, Ownership, Port, Socket},
-    entry::{ASSIGN_TCP_REQSK, NodeSettings, ServiceEntry},
-    ring::{MAX_POINTS, flow_hash, owner_index},
+    entry::{ASSIGN_TCP_REQSK, NodeSettings, RingState, ServiceEntry},
+    ring::{MAX_POINTS, RingPoint, flow_hash, owner_index},
     segment::TCP_HEADER,
 };
 
@@ -68,6 +68,14 @@ pub fn place(remote: &Addr, port: u16) -> u64 {
     flow_hash(&ring.hash, remote, port)
 }
 
+/// The point that a flow from this remote end belongs to, on the ring in a bank.
+#[inline(always)]
+fn point_of((bank, ring): (u32, &RingState), remote: &Addr, port: u16) -> Option<RingPoint> {
+    let hash = flow_hash(&ring.hash, remote, port);
+    let first = bank * MAX_POINTS;
+    owner_index(ring.count, hash, |i| RING_POINTS.get(first + i).copied())
+}
+
 /// Whose a flow from this remote end is.
 #[inline(never)]
 pub fn ownership(remote: &Addr, port: u16) -> Ownership {
@@ -78,10 +86,7 @@ pub fn ownership(remote: &Addr, port: u16) -> Ownership {
     let Some(ring) = RING.get(bank) else {
         return Ownership::NoRing;
     };
-    let hash = flow_hash(&ring.hash, remote, port);
-    let first = bank * MAX_POINTS;
-    let point = owner_index(ring.count, hash, |i| RING_POINTS.get(first + i).copied());
-    match point {
+    match point_of((bank, ring), remote, port) {
         None => Ownership::NoRing,
         Some(point) if point.node != ring.node => Ownership::NotOwner,
         Some(_) if now_ns() > *lease => Ownership::LeaseExpired,
@@ -107,9 +112,7 @@ pub fn was_anothers(remote: &Addr, port: u16) -> bool {
     if now <= ring.any_until {
         return true;
     }
-    let hash = flow_hash(&old.hash, remote, port);
-    let first = former * MAX_POINTS;
-    let point = owner_index(old.count, hash, |i| RING_POINTS.get(first + i).copied());
+    let point = point_of((former, old), remote, port);
     point.is_some_and(|point| point.node != old.node)
 }
 

@@ -16,7 +16,7 @@ use dts_core::{
 };
 
 use super::{
-    adopt_room, make_reset, recall, record, refused, requests, rescue, rules,
+    adopt_room, known, make_reset, recall, record, refused, requests, rescue, rules,
     seen::remember,
     send_on,
     socket::{adopt, adopted, describe, is_no_service, make_socket, try_adopt},
@@ -283,9 +283,7 @@ fn make_way(skb: Skb, segment: &Segment, expected: u32) -> Outcome {
 #[inline(never)]
 pub fn arrive_here(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
     outcome(|| {
-        let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
-            return Err(DropReason::NoEntry);
-        };
+        let (known, room) = known(segment)?;
         skb.set_mark(0);
         recall(known, room);
         let (vip, port) = (&segment.flow.local, segment.flow.local_port);
@@ -326,9 +324,7 @@ fn unable(
     settings: &NodeSettings,
 ) -> Outcome {
     outcome(|| {
-        let (Some(known), Ok(room)) = (record(segment), adopt_room()) else {
-            return Err(DropReason::NoEntry);
-        };
+        let (known, room) = known(segment)?;
         if known.stage != stage::SENT || segment.tcp.header.seq != known.client_isn.plus(1) {
             return Err(DropReason::UnknownHandover);
         }
