@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use dts_lab::{Direction, Effect, Impairment, Network};
 
-use crate::client::{Response, connect, head};
-use crate::cluster::{APP, CLIENT, Cluster, Method, services};
+use crate::client::{PATIENCE, Response, connect, head};
+use crate::cluster::{APP, CLIENT, Cluster, Method, services, wait_for};
+use crate::requests::introduce;
 use crate::servers::{Server, read_head};
 
 crate::cases![
@@ -36,11 +37,10 @@ fn the_owner_changes_while_an_answer_is_lost(method: &'static Method) {
     for node in cluster.nodes() {
         cluster.change_member(node, "n3", "inspect = false");
     }
-    // Several repetitions.
-    thread::sleep(Duration::from_millis(1500));
+    let left = || cluster.sum(|node| cluster.stats(node).inspector["adoptions.left"]);
+    // With one of the client's repetitions, which come at ever longer intervals.
+    wait_for("it is left", PATIENCE, || left() == 1);
     assert_eq!(SERVED.load(Ordering::SeqCst), 1);
-    let left = cluster.sum(|node| cluster.stats(node).inspector["adoptions.left"]);
-    assert_eq!(left, 1);
     cluster.clear_impairments().unwrap();
     let response = Response::read(&stream).unwrap();
     assert_eq!(response.node.as_deref(), Some("n3"));
@@ -48,8 +48,7 @@ fn the_owner_changes_while_an_answer_is_lost(method: &'static Method) {
 
     let response = ask(&cluster, before, "/anything");
     assert_ne!(response.node.as_deref(), Some("n3"));
-    let left = cluster.sum(|node| cluster.stats(node).inspector["adoptions.left"]);
-    assert_eq!(left, 1, "nobody knew that one");
+    assert_eq!(left(), 1, "nobody knew that one");
 }
 
 /// A request for the inspecting node itself, whose server is down: the default target gets it, whether the filter or the
@@ -63,6 +62,7 @@ fn a_node_without_its_server(method: &'static Method) {
         spec.cluster.services_toml = Some(toml.replacen(fate, &other, 1));
     });
     let _servers = serve(&cluster, 2..=2, &SERVED);
+    introduce(&cluster);
     for target in ["/n1/x", "http://198.18.0.100/n1/x"] {
         let port = cluster.port_inspected_by(1);
         let response = ask(&cluster, port, target);

@@ -24,7 +24,7 @@ fn request(method: &str, path: &str) -> String {
 
 /// Has each node hand a connection to each: from then on all know each other's link addresses. Until then a later request
 /// stays where it is.
-fn introduce(cluster: &Cluster) {
+pub(crate) fn introduce(cluster: &Cluster) {
     for inspecting in cluster.nodes() {
         for target in cluster.nodes() {
             let port = cluster.port_inspected_by(inspecting);
