@@ -6,7 +6,7 @@ use super::HEAD;
 /// [`HEAD`], so that such a read is always inside.
 pub type Bytes = [u64; HEAD / 8 + 1];
 
-/// Data for [`scan`] and its like: what is beyond [`HEAD`] is left out.
+/// Data for [`scan`](super::scan) and its like: what is beyond [`HEAD`] is left out.
 #[must_use]
 pub fn bytes(data: &[u8]) -> Bytes {
     let mut bytes = [0; HEAD / 8 + 1];
