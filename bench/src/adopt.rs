@@ -1,19 +1,18 @@
 //! Adoption beside direct connections and HAProxy, on two nodes.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use dts_lab::{ClusterSpec, Lab, LabGuard, LabSpec, Network, Place, remove_on_signals};
+use dts_lab::{ClusterSpec, Lab, LabGuard, LabSpec, Network, Place};
 
 use crate::copies;
 use crate::load::{
-    NODES, Options, Streams, bulk, new_connections, own_address, program, publish, shared_address,
-    together,
+    NODES, Options, Streams, bulk, new_connections, own_address, publish, shared_address, together,
 };
-use crate::run::{Comparison, Pair, record};
+use crate::progress::Progress;
+use crate::run::{Comparison, Pair, Report, Run, tables};
 use crate::small::{drop_cost, first_byte};
 
 /// Where HAProxy runs: a machine of its own in the clients' network.
@@ -29,11 +28,12 @@ request = function()
 end
 "#;
 
-pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<()> {
-    let (pairs, seconds) = options.extent()?;
-    let dts = program(dts)?;
-    remove_on_signals()?;
-    let mut spec = LabSpec::new("bench", NODES, dts);
+pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
+    let (pairs, seconds) = options.extent(run.quick)?;
+    let mut report = Report::new("adopt");
+    let progress = Progress::new("adopt", pairs);
+    progress.begin("building the lab");
+    let mut spec = LabSpec::new("bench", NODES, &run.dts);
     spec.cluster.services_toml = Some(ClusterSpec::services(NODES, "adopt"));
     spec.clients = 2;
     let lab = LabGuard::up(spec)?;
@@ -65,11 +65,7 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
             })
             .collect()
     };
-    let comparison = |name, unit| Comparison {
-        name,
-        unit,
-        pairs: Vec::new(),
-    };
+    let comparison = |name: &str, unit| Comparison::new(name, unit);
     let mut results = [
         comparison("new connections, 1 KB, beside direct", "conn/s"),
         comparison("new connections, 1 KB, beside HAProxy", "conn/s"),
@@ -86,6 +82,7 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
         comparison("copies alone: bulk, beside none", "MB/s"),
     ];
     for number in 0..pairs {
+        progress.begin(format!("round {} of {pairs}", number + 1));
         let connections = options.connections;
         let new =
             |server: &dyn Fn(Place) -> String| new_connections(&lab, seconds, connections, server);
@@ -125,11 +122,14 @@ pub(crate) fn run(options: &Options, dts: &Path, runs: &Path) -> anyhow::Result<
         for (result, pair) in results[7..].iter_mut().zip(alone) {
             result.pairs.push(pair);
         }
-        eprintln!("round {} of {pairs}", number + 1);
+        progress.done();
     }
-    let (folder, summary) = record(runs, "adopt", &results)?;
-    println!("{summary}\n{}", folder.display());
-    Ok(())
+    drop(progress);
+    report.packages(&["nginx-light", "haproxy", "wrk", "curl"]);
+    let (summary, raw) = tables(&results);
+    report.file("raw.csv", raw);
+    report.summary(&summary);
+    report.finish(run)
 }
 
 fn proxy_address(_: Place) -> String {

@@ -1,8 +1,6 @@
 //! Load on two nodes, through the VIP or directly.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
 use dts_lab::{FileSet, Lab, Place, VIP};
 
@@ -26,15 +24,12 @@ pub(crate) struct Options {
     /// Connections that the load keeps busy, in all.
     #[arg(long, default_value_t = 64)]
     pub(crate) connections: u32,
-    /// About a minute: three short rounds.
-    #[arg(long)]
-    quick: bool,
 }
 
 impl Options {
     /// How many pairs there are to be, and how many seconds each measurement takes.
-    pub(crate) fn extent(&self) -> anyhow::Result<(usize, u32)> {
-        let (pairs, seconds) = if self.quick {
+    pub(crate) fn extent(&self, quick: bool) -> anyhow::Result<(usize, u32)> {
+        let (pairs, seconds) = if quick {
             (3, 2)
         } else {
             (self.pairs, self.seconds)
@@ -45,16 +40,6 @@ impl Options {
         );
         Ok((pairs, seconds))
     }
-}
-
-/// The program to measure, by its whole path.
-pub(crate) fn program(dts: &Path) -> anyhow::Result<PathBuf> {
-    dts.canonicalize().with_context(|| {
-        format!(
-            "no program {}: `cargo build --release -p dts` makes it",
-            dts.display()
-        )
-    })
 }
 
 /// Gives each node its files, and returns the nodes.

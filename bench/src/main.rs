@@ -10,6 +10,8 @@
 mod adopt;
 mod copies;
 mod load;
+mod plot;
+mod progress;
 mod run;
 mod small;
 mod splice;
@@ -18,6 +20,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::run::Run;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +37,9 @@ struct Cli {
     /// Where the run's folder is made.
     #[arg(long, default_value = "bench/runs", global = true)]
     runs: PathBuf,
+    /// About a minute: the same code with fewer and shorter measurements.
+    #[arg(long, global = true)]
+    quick: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -45,11 +52,14 @@ enum Experiment {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.experiment {
-        Experiment::Splice(options) => splice::run(options, &cli.dts, &cli.runs),
-        Experiment::Adopt(options) => adopt::run(options, &cli.dts, &cli.runs),
+    let measure = || -> anyhow::Result<()> {
+        let run = Run::new(&cli.dts, &cli.runs, cli.quick)?;
+        match &cli.experiment {
+            Experiment::Splice(options) => splice::run(options, &run),
+            Experiment::Adopt(options) => adopt::run(options, &run),
+        }
     };
-    match done {
+    match measure() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
