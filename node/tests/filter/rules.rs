@@ -2,7 +2,7 @@
 //! have chosen the same node. And it does decide, unless it has a reason not to.
 //!
 //! The rules are random, and compiled as the daemon compiles them; so are the heads, from plain ones to such as no client
-//! sends. How many are asked about, `DTS_HEADS` says.
+//! sends. How many are asked about, `DTS_HEADS` says; `DTS_SEED` repeats a run.
 
 mod configuration;
 mod heads;
@@ -54,7 +54,10 @@ impl Tally {
 
 #[test]
 fn filter_and_inspector_agree_on_a_million_heads() {
-    let seed = fastrand::u64(..);
+    let seed = std::env::var("DTS_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("DTS_SEED is a number"),
+    );
     println!("seed {seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
     let heads = match std::env::var("DTS_HEADS") {
@@ -149,12 +152,7 @@ impl Node {
             }
             let service = rng.usize(..SERVICES);
             let head = any_head(rng, &self.current.config.services[service]);
-            let flow = FlowKey {
-                remote: Addr::v4([198, 18, rng.u8(64..), rng.u8(..)]),
-                local: Addr::v4(VIP),
-                remote_port: rng.u16(1..),
-                local_port: FIRST_PORT + service as u16,
-            };
+            let flow = flow_of((batch * BATCH + n) as u32, service);
             let chosen = ask(bench, &flow, &head, &mut here);
             let expected = self.inspected(service, &flow, &head);
             let agrees = match chosen {
@@ -235,6 +233,20 @@ impl Node {
             Decision::Handover(choice) => Ok(choice),
             other => Err(format!("{other:?}")),
         }
+    }
+}
+
+/// A flow that no other number has: a request on one that is known would be its first one's repetition.
+fn flow_of(number: u32, service: usize) -> FlowKey {
+    // An odd factor: no two numbers have the same product.
+    let [high, low, port @ ..] = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+    let port = u16::from_be_bytes(port);
+    let net = if port == 0 { 18 } else { 19 };
+    FlowKey {
+        remote: Addr::v4([198, net, high, low]),
+        local: Addr::v4(VIP),
+        remote_port: port.max(1),
+        local_port: FIRST_PORT + service as u16,
     }
 }
 
