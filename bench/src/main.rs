@@ -9,6 +9,7 @@
 
 mod adopt;
 mod copies;
+mod generator;
 mod load;
 mod plot;
 mod progress;

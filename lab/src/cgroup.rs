@@ -38,27 +38,15 @@ pub(crate) struct NodeGroup {
 }
 
 impl NodeGroup {
-    /// Makes the group that `spec` asks for; `None` when the node has no limit.
+    /// Makes the group that `spec` asks for; `None` when the node has no limit. The quota is not in force yet: that is
+    /// [`set_quota`]'s.
     pub(crate) fn create(root: &Path, group: &str, spec: &NodeSpec) -> Result<Option<Self>> {
         let mut dirs = BTreeSet::new();
-        if let Some(cores) = spec.cpu_quota {
-            let period = cpu_period(cores);
-            let quota =
-                Duration::from_secs_f64(period.as_secs_f64() * f64::from(cores)).as_micros();
-            let period = period.as_micros();
-            match find(root, "cpu")? {
-                Hierarchy::V1(tree) => {
-                    let dir = make(&tree, group)?;
-                    write(&dir, "cpu.cfs_period_us", &period.to_string())?;
-                    write(&dir, "cpu.cfs_quota_us", &quota.to_string())?;
-                    dirs.insert(dir);
-                }
-                Hierarchy::V2(tree) => {
-                    let dir = make_v2(&tree, group, "cpu")?;
-                    write(&dir, "cpu.max", &format!("{quota} {period}"))?;
-                    dirs.insert(dir);
-                }
-            }
+        if spec.cpu_quota.is_some() {
+            dirs.insert(match find(root, "cpu")? {
+                Hierarchy::V1(tree) => make(&tree, group)?,
+                Hierarchy::V2(tree) => make_v2(&tree, group, "cpu")?,
+            });
         }
         if let Some(bytes) = spec.memory_limit {
             let (dir, file) = match find(root, "memory")? {
@@ -126,6 +114,31 @@ impl NodeGroup {
             }
         }
         Ok(())
+    }
+}
+
+/// Limits the processor time of a group that has a CPU quota to so many cores; `None` lifts the limit.
+pub(crate) fn set_quota(root: &Path, group: &str, cores: Option<f32>) -> Result<()> {
+    let period = cores.map_or(Duration::from_millis(100), cpu_period);
+    let quota = cores
+        .map(|cores| Duration::from_secs_f64(period.as_secs_f64() * f64::from(cores)).as_micros());
+    let period = period.as_micros();
+    match find(root, "cpu")? {
+        Hierarchy::V1(tree) => {
+            let dir = tree.join(PARENT).join(group);
+            // Lifted first: the kernel refuses a period in which the quota in force would be too small.
+            write(&dir, "cpu.cfs_quota_us", "-1")?;
+            write(&dir, "cpu.cfs_period_us", &period.to_string())?;
+            match quota {
+                Some(quota) => write(&dir, "cpu.cfs_quota_us", &quota.to_string()),
+                None => Ok(()),
+            }
+        }
+        Hierarchy::V2(tree) => {
+            let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+            let dir = tree.join(PARENT).join(group);
+            write(&dir, "cpu.max", &format!("{quota} {period}"))
+        }
     }
 }
 
@@ -283,12 +296,15 @@ mod tests {
             .unwrap();
         let dir = root.path().join("dts-lab/t-n1");
         assert_eq!(group.dirs, BTreeSet::from([dir.clone()]));
+        set_quota(root.path(), "t-n1", Some(0.25)).unwrap();
         assert_eq!(read(dir.join("cpu.max")), "2500 10000");
         assert_eq!(read(dir.join("memory.max")), "67108864");
         assert_eq!(
             read(root.path().join("dts-lab/cgroup.subtree_control")),
             "+memory"
         );
+        set_quota(root.path(), "t-n1", None).unwrap();
+        assert_eq!(read(dir.join("cpu.max")), "max 100000");
     }
 
     #[test]
@@ -302,6 +318,7 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(group.dirs.len(), 2);
+        set_quota(root.path(), "t-n1", Some(0.25)).unwrap();
         assert_eq!(
             read(root.path().join("cpu/dts-lab/t-n1/cpu.cfs_quota_us")),
             "2500"

@@ -55,12 +55,16 @@ impl Lab {
     }
 
     /// Starts a node's daemon and waits until it answers at its socket. Does nothing when it is
-    /// running.
+    /// running. Its CPU quota is lifted meanwhile.
     pub fn start_daemon(&self, node: u8) -> Result<()> {
-        if let Some(process) = self.launch_daemon(node)? {
-            self.wait_for_daemon(node, &process)?;
-        }
-        Ok(())
+        let place = Place::Node(node);
+        self.set_quota(place, false)?;
+        let started = match self.launch_daemon(node)? {
+            Some(process) => self.wait_for_daemon(node, &process),
+            None => Ok(()),
+        };
+        self.set_quota(place, true)?;
+        started
     }
 
     /// Sends a node's daemon a signal and waits until it has ended.

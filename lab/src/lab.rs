@@ -184,7 +184,10 @@ impl Lab {
             netns::ip_batch(&namespace, &topology::routes(&self.spec, place, network))
         };
         // Without CPU quota there is no receive thread to be put into its group again.
-        match self.group(place).filter(|_| self.has_cpu_quota(place)) {
+        match self
+            .group(place)
+            .filter(|_| self.cpu_quota(place).is_some())
+        {
             Some(group) => {
                 let _lock = Lock::acquire()?;
                 group.adopt_receive_path(interface, bring_up)
@@ -299,6 +302,9 @@ impl Lab {
         if self.spec.cluster.daemons {
             self.start_all_daemons()?;
         }
+        for place in self.spec.node_places() {
+            self.set_quota(place, true)?;
+        }
         guard::check_interrupted()
     }
 
@@ -333,10 +339,20 @@ impl Lab {
         Ok(())
     }
 
-    fn has_cpu_quota(&self, place: Place) -> bool {
+    /// Puts a node's CPU quota into force, or lifts it. Starting is not what a quota is to limit: the kernel's check of
+    /// the filter alone takes seconds.
+    pub(crate) fn set_quota(&self, place: Place, in_force: bool) -> Result<()> {
+        let Some(cores) = self.cpu_quota(place) else {
+            return Ok(());
+        };
+        let cores = in_force.then_some(cores);
+        cgroup::set_quota(Path::new(cgroup::ROOT), &self.group_name(place), cores)
+    }
+
+    fn cpu_quota(&self, place: Place) -> Option<f32> {
         match place {
-            Place::Node(i) => self.spec.nodes[usize::from(i) - 1].cpu_quota.is_some(),
-            Place::Hub | Place::Client(_) => false,
+            Place::Node(i) => self.spec.nodes[usize::from(i) - 1].cpu_quota,
+            Place::Hub | Place::Client(_) => None,
         }
     }
 
