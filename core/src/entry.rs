@@ -262,7 +262,7 @@ pub struct ServiceEntry {
     pub most: u32,
     /// Under the public port: [`adoption::rules`] bits.
     pub rules: u32,
-    /// The number of the rules' table for hosts that no rule names.
+    /// The number of the rules' table for hosts that no rule names; with [`adoption::rules::BYTES`], how many bytes.
     pub table: u32,
     /// The default target's [`adoption::ruling`].
     pub default: u32,

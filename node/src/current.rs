@@ -11,8 +11,9 @@ use dts_core::addr::Addr;
 use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
 use dts_core::ring::RingHashSpec;
 
-use crate::config::{Config, Mode, Service};
+use crate::config::{Config, Mode, Protocol, Service};
 use crate::inspect::Inspector;
+use crate::inspect::bytes::BytesInspector;
 use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
@@ -84,7 +85,15 @@ impl Current {
                 let rules = Arc::new(HttpInspector::new(service, hash));
                 let (inspector, compiled) = match own.get(&service.name) {
                     Some(inspector) => (Arc::clone(inspector), None),
-                    None => (Arc::clone(&rules) as _, Some(Compiled::new(service))),
+                    None => {
+                        let inspector: Arc<dyn Inspector> = match service.protocol {
+                            Protocol::Http => Arc::clone(&rules) as _,
+                            Protocol::Bytes(bytes) => {
+                                Arc::new(BytesInspector::new(bytes, &service.default))
+                            }
+                        };
+                        (inspector, Some(Compiled::new(service)))
+                    }
                 };
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,

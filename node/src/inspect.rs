@@ -4,6 +4,7 @@
 //! connection, asks again when there is more, and carries out the decision. Which member a
 //! [`TargetChoice`] means at the moment is for [`Placement`](crate::placement::Placement) to say.
 
+pub mod bytes;
 pub mod http;
 
 use std::fmt;

@@ -63,7 +63,7 @@ fn add(
         _ => given,
     };
     entry.rules = compiled.bits;
-    entry.table = next;
+    entry.table = compiled.bytes.map_or(next, u32::from);
     entry.default = ruled(compiled.default);
     let text = |((table, text), given): (&(u32, String), &u32)| {
         (next + table, text.clone(), ruled(*given))

@@ -2,6 +2,7 @@
 //! the method. Needs root, and says so. docs/testing.md has the numbers that can be made larger.
 
 mod adoption;
+mod bytes;
 mod client;
 mod cluster;
 mod daemons;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         members::CASES,
         daemons::CASES,
         l4::CASES,
+        bytes::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {

@@ -166,6 +166,8 @@ pub mod rules {
     pub const MIXED: u32 = 32;
     /// Each request of a connection is given to the node that the rules say, not only the first.
     pub const EACH: u32 = 64;
+    /// Requests are not read: one that has as many bytes as the service's table number says goes to the default target.
+    pub const BYTES: u32 = 128;
 }
 
 /// How many nodes a set can have.

@@ -233,6 +233,9 @@ pub enum Handover {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http,
+    /// Anything in which the client speaks first. The inspector waits for so many bytes and looks at none of them: all
+    /// connections go to the default target (the paper's §4.2).
+    Bytes(u16),
 }
 
 /// What becomes of a connection that can't go where it should.

@@ -207,7 +207,20 @@ pub(super) fn mode(value: &DeValue<'_>) -> Result<Mode, Problem> {
 }
 
 pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Problem> {
-    one_of(value, &[("http", Protocol::Http)])
+    const HELP: &str = "write \"http\", or { bytes = 4 } for another protocol";
+    match value {
+        DeValue::Table(table) if table.len() == 1 => {
+            let Some(bytes) = table.get("bytes") else {
+                return Err(Problem::new("has an unknown key", HELP));
+            };
+            number(1..=1024)(bytes.get_ref()).map(Protocol::Bytes)
+        }
+        DeValue::Table(_) => Err(Problem::new("is not one protocol", HELP)),
+        _ => one_of(value, &[("http", Protocol::Http)]).map_err(|problem| Problem {
+            help: HELP.to_owned(),
+            ..problem
+        }),
+    }
 }
 
 pub(super) fn hash(value: &DeValue<'_>) -> Result<HashKind, Problem> {

@@ -199,6 +199,23 @@ impl Inspection {
         );
         let on_undecided = table.or(report, "on_undecided", values::fate, fallback.on_undecided);
         let rules = rules(table, report, named);
+        if let Ok(protocol) = &protocol
+            && let Protocol::Bytes(bytes) = protocol.get_ref()
+        {
+            let undecided = undecided_bytes
+                .as_ref()
+                .map_or(usize::MAX, |n| *n.get_ref());
+            let has_rules =
+                !matches!((&rules, &keep_local), (Ok(r), Ok(k)) if r.is_empty() && k.is_empty());
+            let by_uri = matches!(default, Ok(Target::HashUri));
+            not_for_bytes(
+                report,
+                &protocol.span(),
+                has_rules,
+                by_uri,
+                usize::from(*bytes) > undecided,
+            )?;
+        }
         Ok(Self {
             port: port?,
             handover: handover?.into_inner(),
@@ -213,6 +230,35 @@ impl Inspection {
             on_undecided: on_undecided?.into_inner(),
         })
     }
+}
+
+/// Refuses what means nothing where requests are not read.
+fn not_for_bytes(
+    report: &mut Report<'_>,
+    span: &Range<usize>,
+    has_rules: bool,
+    by_uri: bool,
+    too_many: bool,
+) -> Result<(), Reported> {
+    let (what, help) = if has_rules {
+        (
+            "has no paths or hosts for `rule` and `keep_local` to look at",
+            "remove them: all connections go to the default target",
+        )
+    } else if by_uri {
+        (
+            "has no URI that the default target could be chosen by",
+            "write default = \"local\" or { nodes = [\"n1\"] }",
+        )
+    } else if too_many {
+        (
+            "waits for more bytes than `undecided_bytes` allows",
+            "raise `undecided_bytes`, or wait for fewer",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
 }
 
 fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {

@@ -19,6 +19,43 @@ fn a_way_of_handing_over_can_be_asked_for() {
 }
 
 #[test]
+fn requests_need_not_be_read() {
+    // The example's first service without its rules.
+    let (before, after) = EXAMPLE.split_once("keep_local").unwrap();
+    let plain = &after[after.find("[[service]]").unwrap()..];
+    let file = |rest: &str| format!("{before}{rest}\n\n{plain}");
+    let with = |rest: &str| file(&format!("protocol = {{ bytes = 1024 }}\n{rest}"));
+    let (config, _) = parse(&with("default = { nodes = [\"n2\"] }")).unwrap();
+    assert_eq!(config.services[0].protocol, Protocol::Bytes(1024));
+    for (wrong, what) in [
+        ("keep_local = [\"/a\"]", "has no paths or hosts"),
+        (
+            "rule = [{ path = \"/\", to = \"local\" }]",
+            "has no paths or hosts",
+        ),
+        ("default = { hash = \"uri\" }", "has no URI"),
+        ("undecided_bytes = 1023", "waits for more bytes than"),
+    ] {
+        let found = errors(&with(wrong));
+        assert!(found.len() == 1 && found[0].contains(what), "{found:?}");
+    }
+    for wrong in [
+        "{ bytes = 0 }",
+        "{ bytes = 1025 }",
+        "{}",
+        "{ words = 4 }",
+        "4",
+        "\"ftp\"",
+    ] {
+        let found = errors(&file(&format!("protocol = {wrong}")));
+        assert!(
+            found.len() == 1 && found[0].contains("protocol"),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn services_do_not_collide() {
     assert_only_error(
         &changed("port = 5000", "port = 80"),

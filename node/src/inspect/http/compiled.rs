@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dts_core::entry::adoption::{RULE_HOST, RULE_PATH, SET_NODES, rules, ruling};
 use dts_core::head::HEAD;
 
-use crate::config::{Fate, NodeId, Service, Target};
+use crate::config::{Fate, NodeId, Protocol, Service, Target};
 
 /// How many entries the tables of a service may have together.
 const MOST_ENTRIES: usize = 16_384;
@@ -32,6 +32,8 @@ pub struct Compiled {
     pub prefixes: BTreeMap<(u32, String), u32>,
     /// Sets of nodes, by number.
     pub sets: Vec<Vec<NodeId>>,
+    /// How many bytes are waited for where requests are not read.
+    pub bytes: Option<u16>,
 }
 
 /// A rule as far as one host is concerned.
@@ -82,6 +84,10 @@ impl Compiled {
             paths: BTreeMap::new(),
             prefixes: BTreeMap::new(),
             sets,
+            bytes: match service.protocol {
+                Protocol::Http => None,
+                Protocol::Bytes(bytes) => Some(bytes),
+            },
         };
         for host in [None]
             .into_iter()
@@ -90,7 +96,10 @@ impl Compiled {
             let table = host.as_ref().map_or(0, |host| compiled.hosts[host]);
             compiled.add_table(table, &candidates(service, &rulings, host.as_deref()));
         }
-        compiled.bits = compiled.wanted_bits(service);
+        compiled.bits = match service.protocol {
+            Protocol::Http => compiled.wanted_bits(service),
+            Protocol::Bytes(_) => rescue(service) | rules::BYTES,
+        };
         compiled
     }
 
@@ -118,10 +127,7 @@ impl Compiled {
     /// What the service's entry says. Nothing when a name is no key, there is too much of something, or the
     /// inspector gives up on requests that the filter would read.
     fn wanted_bits(&self, service: &Service) -> u32 {
-        let rescue = match service.on_unreachable {
-            Fate::Default => rules::RESCUE,
-            Fate::Reset => 0,
-        };
+        let rescue = rescue(service);
         let texts = self.paths.keys().chain(self.prefixes.keys());
         let fits = texts
             .map(|(_, text)| text.len())
@@ -144,6 +150,14 @@ impl Compiled {
             bits |= if is { bit } else { 0 };
         }
         bits
+    }
+}
+
+/// The bit that says what becomes of a connection whose target has no server for it.
+fn rescue(service: &Service) -> u32 {
+    match service.on_unreachable {
+        Fate::Default => rules::RESCUE,
+        Fate::Reset => 0,
     }
 }
 
