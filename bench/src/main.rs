@@ -8,9 +8,14 @@
 //! the copies of packets that all nodes get.
 
 mod adopt;
+mod bulk;
 mod copies;
+mod cps;
 mod generator;
+mod keepalive;
+mod latency;
 mod load;
+mod peers;
 mod plot;
 mod progress;
 mod run;
@@ -49,6 +54,14 @@ enum Experiment {
     Splice(load::Options),
     /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
     Adopt(load::Options),
+    /// New connections per second, 1 KB: DTS, proxies, netfilter's cluster match, and direct.
+    Cps(cps::Options),
+    /// Downloads of 100 MB, and the processor time that they take, of the same sides.
+    Bulk(bulk::Options),
+    /// Requests per second on persistent connections, of the same sides.
+    Keepalive(cps::Options),
+    /// How long a request takes at low load, of the same sides.
+    Latency(latency::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +71,10 @@ fn main() -> ExitCode {
         match &cli.experiment {
             Experiment::Splice(options) => splice::run(options, &run),
             Experiment::Adopt(options) => adopt::run(options, &run),
+            Experiment::Cps(options) => cps::run(options, &run),
+            Experiment::Bulk(options) => bulk::run(options, &run),
+            Experiment::Keepalive(options) => keepalive::run(options, &run),
+            Experiment::Latency(options) => latency::run(options, &run),
         }
     };
     match measure() {

@@ -43,10 +43,15 @@ impl NodeGroup {
     pub(crate) fn create(root: &Path, group: &str, spec: &NodeSpec) -> Result<Option<Self>> {
         let mut dirs = BTreeSet::new();
         if spec.cpu_quota.is_some() {
-            dirs.insert(match find(root, "cpu")? {
-                Hierarchy::V1(tree) => make(&tree, group)?,
-                Hierarchy::V2(tree) => make_v2(&tree, group, "cpu")?,
-            });
+            match find(root, "cpu")? {
+                Hierarchy::V1(tree) => {
+                    dirs.insert(make(&tree, group)?);
+                    dirs.extend(make_accounting(root, group)?);
+                }
+                Hierarchy::V2(tree) => {
+                    dirs.insert(make_v2(&tree, group, "cpu")?);
+                }
+            }
         }
         if let Some(bytes) = spec.memory_limit {
             let (dir, file) = match find(root, "memory")? {
@@ -57,6 +62,34 @@ impl NodeGroup {
             dirs.insert(dir);
         }
         Ok((!dirs.is_empty()).then_some(Self { dirs }))
+    }
+
+    /// Makes a group that limits nothing: it counts processor time.
+    pub(crate) fn create_counting(root: &Path, group: &str) -> Result<Self> {
+        let dir = match find(root, "cpu")? {
+            Hierarchy::V1(tree) => match make_accounting(root, group)? {
+                Some(dir) => dir,
+                None => make(&tree, group)?,
+            },
+            Hierarchy::V2(tree) => make_v2(&tree, group, "cpu")?,
+        };
+        Ok(Self {
+            dirs: BTreeSet::from([dir]),
+        })
+    }
+
+    /// Processor time that the group has used, if one of its directories counts it.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        self.dirs.iter().find_map(|dir| {
+            if let Ok(text) = fs::read_to_string(dir.join("cpuacct.usage")) {
+                return Some(Duration::from_nanos(text.trim().parse().ok()?));
+            }
+            let text = fs::read_to_string(dir.join("cpu.stat")).ok()?;
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("usage_usec "))?;
+            Some(Duration::from_micros(line.trim().parse().ok()?))
+        })
     }
 
     /// The group as an earlier [`NodeGroup::create`] left it.
@@ -208,6 +241,7 @@ fn find(root: &Path, controller: &'static str) -> Result<Hierarchy> {
 fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
     let trees = [
         root.join("cpu"),
+        root.join("cpuacct"),
         root.join("memory"),
         root.to_path_buf(),
         root.join("unified"),
@@ -222,6 +256,15 @@ fn make(tree: &Path, group: &str) -> Result<PathBuf> {
     let dir = tree.join(PARENT).join(group);
     fs::create_dir_all(&dir).map_err(LabError::io("cannot make control group", &dir))?;
     Ok(dir)
+}
+
+/// Makes the group where cgroup v1 counts processor time: often, but not always, with the `cpu` controller.
+fn make_accounting(root: &Path, group: &str) -> Result<Option<PathBuf>> {
+    let tree = root.join("cpuacct");
+    match tree.join("cgroup.procs").exists() {
+        true => make(&tree, group).map(Some),
+        false => Ok(None),
+    }
 }
 
 fn make_v2(tree: &Path, group: &str, controller: &str) -> Result<PathBuf> {
@@ -272,6 +315,27 @@ fn napi_threads(interface: &str) -> BTreeSet<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_read_from_either_version() {
+        let root = tempfile::tempdir().unwrap();
+        for controller in ["cpu", "cpuacct"] {
+            fs::create_dir(root.path().join(controller)).unwrap();
+            fs::write(root.path().join(controller).join("cgroup.procs"), "").unwrap();
+        }
+        let group = NodeGroup::create_counting(root.path(), "t-n1").unwrap();
+        assert_eq!(group.cpu_time(), None);
+        let dir = root.path().join("cpuacct/dts-lab/t-n1");
+        fs::write(dir.join("cpuacct.usage"), "1500000000\n").unwrap();
+        assert_eq!(group.cpu_time(), Some(Duration::from_millis(1500)));
+
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpu\n").unwrap();
+        let group = NodeGroup::create_counting(root.path(), "t-n1").unwrap();
+        let stat = root.path().join("dts-lab/t-n1/cpu.stat");
+        fs::write(stat, "usage_usec 2000\nuser_usec 1500\n").unwrap();
+        assert_eq!(group.cpu_time(), Some(Duration::from_millis(2)));
+    }
 
     const LIMITS: fn() -> NodeSpec = || NodeSpec {
         cpu_quota: Some(0.25),

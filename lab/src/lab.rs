@@ -320,23 +320,7 @@ impl Lab {
         if spec.cpu_quota.is_none() {
             return Ok(());
         }
-        let namespace = self.namespace(place)?;
-        let _lock = Lock::acquire()?;
-        for network in Network::ALL {
-            let interface = network.interface();
-            group.adopt_receive_path(interface, || {
-                let script = format!(
-                    "ethtool -K {interface} gro on && echo 1 > /sys/class/net/{interface}/threaded"
-                );
-                // /sys/class/net shows the namespace that /sys was mounted in: `ip netns exec`
-                // mounts it anew.
-                netns::run(
-                    Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &script]),
-                )
-                .map(drop)
-            })?;
-        }
-        Ok(())
+        self.thread_receive_path(place, &group)
     }
 
     /// Puts a node's CPU quota into force, or lifts it. Starting is not what a quota is to limit: the kernel's check of
@@ -356,11 +340,11 @@ impl Lab {
         }
     }
 
-    fn group_name(&self, place: Place) -> String {
+    pub(crate) fn group_name(&self, place: Place) -> String {
         format!("{}-{place}", self.spec.name)
     }
 
-    fn group(&self, place: Place) -> Option<NodeGroup> {
+    pub(crate) fn group(&self, place: Place) -> Option<NodeGroup> {
         NodeGroup::open(Path::new(cgroup::ROOT), &self.group_name(place))
     }
 

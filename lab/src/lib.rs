@@ -21,6 +21,7 @@ mod capture;
 mod cgroup;
 pub mod cli;
 mod content;
+mod cpu;
 mod daemon;
 pub mod delay_line;
 mod error;

@@ -37,7 +37,7 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 17] = [
     program("c++", "g++", "builds bpf-linker and the fuzz targets"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
@@ -49,6 +49,11 @@ const PROGRAMS: [Program; 16] = [
     program("ab", "apache2-utils", "a client that makes load"),
     program("ip", "iproute2", "makes the lab's networks"),
     program("nft", "nftables", "loses and duplicates packets on demand"),
+    program(
+        "iptables-legacy",
+        "iptables",
+        "has the cluster match to compare with",
+    ),
     program(
         "ethtool",
         "ethtool",

@@ -1,0 +1,62 @@
+//! Processor time that a place uses: its processes' and its receive path's.
+//!
+//! The receive path counts because it is a kernel thread (threaded NAPI) in the place's control group. What a
+//! place *sends* goes through the hub's bridge in a soft interrupt, which the kernel charges to whoever was
+//! interrupted: mostly the sender.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cgroup::{NodeGroup, ROOT};
+use crate::error::{LabError, Result};
+use crate::lab::Lab;
+use crate::lock::Lock;
+use crate::netns;
+use crate::spec::{Network, Place};
+
+impl Lab {
+    /// Has a place's processor time counted from now on: that of what is started there later, and of its receive
+    /// path. For places that can have no CPU quota, such as a client that a proxy will run on; a node with a quota is
+    /// counted anyway, from its start.
+    pub fn count_cpu(&self, place: Place) -> Result<()> {
+        self.spec().check_place(place)?;
+        let group = NodeGroup::create_counting(Path::new(ROOT), &self.group_name(place))?;
+        self.thread_receive_path(place, &group)
+    }
+
+    /// Processor time that a place has used so far, if it is counted: a node with a CPU quota, or
+    /// [`Lab::count_cpu`].
+    pub fn cpu_time(&self, place: Place) -> Result<Duration> {
+        self.spec().check_place(place)?;
+        self.group(place)
+            .and_then(|group| group.cpu_time())
+            .ok_or_else(|| {
+                LabError::InvalidSpec(format!(
+                    "the processor time of {place} is not counted: give it a CPU quota, or call count_cpu"
+                ))
+            })
+    }
+
+    /// Makes a kernel thread of the receive path of each of a place's interfaces, and puts it into the group.
+    pub(crate) fn thread_receive_path(&self, place: Place, group: &NodeGroup) -> Result<()> {
+        let namespace = self.namespace(place)?;
+        let _lock = Lock::acquire()?;
+        let connected = |network: &Network| place.address(*network).is_some();
+        for network in Network::ALL.into_iter().filter(connected) {
+            let interface = network.interface();
+            group.adopt_receive_path(interface, || {
+                let script = format!(
+                    "ethtool -K {interface} gro on && echo 1 > /sys/class/net/{interface}/threaded"
+                );
+                // /sys/class/net shows the namespace that /sys was mounted in: `ip netns exec`
+                // mounts it anew.
+                netns::run(
+                    Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &script]),
+                )
+                .map(drop)
+            })?;
+        }
+        Ok(())
+    }
+}
