@@ -11,6 +11,7 @@ mod adopt;
 mod bulk;
 mod copies;
 mod cps;
+mod echo;
 mod generator;
 mod keepalive;
 mod latency;
@@ -19,6 +20,7 @@ mod peers;
 mod plot;
 mod progress;
 mod run;
+mod scaling;
 mod small;
 mod splice;
 
@@ -50,6 +52,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
+    /// The paper's Fig. 6: connections per second as nodes grow, 4 bytes each, single and multiple inspectors.
+    Fig6(scaling::Options),
+    /// The paper's Fig. 7: the same with 1,024 bytes.
+    Fig7(scaling::Options),
     /// New connections per second and bulk downloads by splice, beside direct connections.
     Splice(load::Options),
     /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
@@ -62,19 +68,28 @@ enum Experiment {
     Keepalive(cps::Options),
     /// How long a request takes at low load, of the same sides.
     Latency(latency::Options),
+    /// The server of fig6 to fig8, which these start in the lab's nodes.
+    #[command(hide = true)]
+    EchoServer(echo::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let measure = || -> anyhow::Result<()> {
+        if let Experiment::EchoServer(options) = &cli.experiment {
+            return echo::serve(options);
+        }
         let run = Run::new(&cli.dts, &cli.runs, cli.quick)?;
         match &cli.experiment {
+            Experiment::Fig6(options) => scaling::run("fig6", 4, options, &run),
+            Experiment::Fig7(options) => scaling::run("fig7", 1024, options, &run),
             Experiment::Splice(options) => splice::run(options, &run),
             Experiment::Adopt(options) => adopt::run(options, &run),
             Experiment::Cps(options) => cps::run(options, &run),
             Experiment::Bulk(options) => bulk::run(options, &run),
             Experiment::Keepalive(options) => keepalive::run(options, &run),
             Experiment::Latency(options) => latency::run(options, &run),
+            Experiment::EchoServer(_) => Ok(()),
         }
     };
     match measure() {
