@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
         "at least one round, 1 to 1000 downloads, and three nodes at least"
     );
     let mut report = Report::new("bulk");
-    let progress = Progress::new("bulk", (rounds + 1) * SIDES.len());
+    let progress = Progress::new("bulk", (2 * rounds + 1) * SIDES.len());
     progress.begin("building the labs");
     let plan = Plan {
         nodes: options.nodes,
@@ -79,11 +79,18 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
     let mut speed = Table::new("Downloads of 100 MB", "MB/s", &[], &SIDES);
     let mut costs: Vec<Vec<Cost>> = SIDES.iter().map(|_| Vec::new()).collect();
     for round in 1..=rounds {
-        for ((row, client), costs) in speed.rows.iter_mut().zip(&clients).zip(&mut costs) {
-            progress.begin(format!("round {round} of {rounds}: {}", row.name));
-            let (megabytes_per_second, cost) =
-                measure(&peers, row.side, client, downloads).with_context(|| row.side.name())?;
-            row.values.push(megabytes_per_second);
+        // Counting costs: segments are cut up, and threads are woken. So speed is measured without it.
+        peers.count_receiving(false)?;
+        for (row, client) in speed.rows.iter_mut().zip(&clients) {
+            progress.begin(format!("round {round} of {rounds}: speed, {}", row.name));
+            let (speed, _) = measure(&peers, row.side, client, downloads)?;
+            row.values.push(speed);
+            progress.done();
+        }
+        peers.count_receiving(true)?;
+        for ((side, client), costs) in SIDES.iter().zip(&clients).zip(&mut costs) {
+            progress.begin(format!("round {round} of {rounds}: cost, {}", side.name()));
+            let (_, cost) = measure(&peers, *side, client, downloads)?;
             costs.push(cost);
             progress.done();
         }
@@ -189,7 +196,9 @@ fn measure(
         }
         Ok(begin.elapsed())
     };
-    let time = lab.within(CLIENT, all)??;
+    let time = lab
+        .within(CLIENT, all)?
+        .with_context(|| format!("measuring {}", side.name()))?;
     std::thread::sleep(REST);
     let after = used()?;
     let bytes = (downloads as u64 * FILE.1) as f64;

@@ -249,6 +249,17 @@ impl Peers {
         Ok(files.files()[0].sha256.clone())
     }
 
+    /// Whether each place's receiving is counted as its own: see [`Lab::receive_in_thread`]. The labs must have been made
+    /// for it.
+    pub(crate) fn count_receiving(&self, counted: bool) -> anyhow::Result<()> {
+        for lab in [&self.dts, &self.plain, &self.cluster] {
+            for place in lab.spec().client_places().chain(lab.spec().node_places()) {
+                lab.receive_in_thread(place, counted)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fails when a proxy has ended, which its clients' errors would not tell.
     fn check(&self) -> anyhow::Result<()> {
         for (name, process) in [("HAProxy", &self.haproxy), ("nginx", &self.nginx)] {

@@ -1,8 +1,12 @@
 //! Processor time that a place uses: its processes' and its receive path's.
 //!
-//! The receive path counts because it is a kernel thread (threaded NAPI) in the place's control group. What a
-//! place *sends* goes through the hub's bridge in a soft interrupt, which the kernel charges to whoever was
-//! interrupted: mostly the sender.
+//! The receive path counts because it is a kernel thread (threaded NAPI) in the place's control group. veth has its
+//! NAPI receive only what comes in single segments: as long as the hub's end of the wire takes large ones (TSO), they
+//! go round it, in a soft interrupt. So the hub cuts them up for such a place, and the place merges them again (GRO),
+//! as with a network card.
+//!
+//! What a place *sends* goes through the hub's bridge, and is cut up there, in a soft interrupt, which the kernel
+//! charges to whoever was interrupted: mostly the sender.
 
 use std::path::Path;
 use std::process::Command;
@@ -56,6 +60,22 @@ impl Lab {
                 )
                 .map(drop)
             })?;
+        }
+        self.receive_in_thread(place, true)
+    }
+
+    /// Has the kernel threads of a counted place's receive path do its work, as they do from the start, or has the
+    /// soft interrupts of whoever sends do it, as in places that are not counted: then large segments stay whole, and
+    /// are counted as the sender's.
+    pub fn receive_in_thread(&self, place: Place, threads: bool) -> Result<()> {
+        let hub = self.namespace(Place::Hub)?;
+        let large_segments = if threads { "off" } else { "on" };
+        self.spec().check_place(place)?;
+        let connected = |network: &Network| place.address(*network).is_some();
+        for network in Network::ALL.into_iter().filter(connected) {
+            let port = place.hub_port(network);
+            let mut command = Command::new("ethtool");
+            netns::run_in(&hub, command.args(["-K", &port, "tso", large_segments]))?;
         }
         Ok(())
     }
