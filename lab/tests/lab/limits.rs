@@ -11,6 +11,7 @@ use crate::support::{N1, spec, tests, wait_for};
 tests![
     a_quota_limits_throughput,
     a_quota_covers_the_receive_path,
+    receiving_is_counted_as_the_receivers,
     memory_is_limited
 ];
 
@@ -96,6 +97,57 @@ fn a_quota_covers_the_receive_path() {
     wait_for(|| names().iter().any(|name| name == "tail"));
     expect(names(), &["sh", "tail"]);
     process.stop();
+}
+
+fn receiving_is_counted_as_the_receivers() {
+    let mut spec = spec(1);
+    spec.nodes[0].cpu_quota = Some(1.0);
+    let lab = LabGuard::up(spec).unwrap();
+    let client = Place::Client(1);
+    assert!(lab.cpu_time(client).is_err(), "it is not counted yet");
+    lab.count_cpu(client).unwrap();
+    let used = |place| lab.cpu_time(place).unwrap();
+    let (node_before, client_before) = (used(N1), used(client));
+    let runs_before = receive_runs(&lab, N1);
+    // The client's program is not in its group: it was not started in the lab's way. Its receive path is.
+    let connect = || {
+        let address = N1.address(Network::Front).unwrap();
+        let one = |_: &i32| std::net::TcpStream::connect((address, 80)).is_ok();
+        let connected = lab.within(client, || (0..300).filter(one).count());
+        assert_eq!(connected.unwrap(), 300);
+    };
+    connect();
+    let runs = receive_runs(&lab, N1) - runs_before;
+    assert!(
+        runs > 100,
+        "the thread ran {runs} times for 300 connections"
+    );
+    assert!(used(N1) > node_before && used(client) > client_before);
+    // As long as large segments may come, nothing comes by the thread.
+    lab.receive_in_thread(N1, false).unwrap();
+    let runs_before = receive_runs(&lab, N1);
+    connect();
+    let runs = receive_runs(&lab, N1) - runs_before;
+    assert!(runs < 100, "the thread ran {runs} times");
+}
+
+/// How often the threads that receive for a place have run.
+fn receive_runs(lab: &LabGuard, place: Place) -> u64 {
+    let group = format!("dts-lab/{}-{place}", lab.spec().name);
+    let pids = ["cpu/", "unified/", ""]
+        .iter()
+        .find_map(|tree| {
+            fs::read_to_string(format!("/sys/fs/cgroup/{tree}{group}/cgroup.procs")).ok()
+        })
+        .expect("the place's control group");
+    let runs = |pid: &str| -> Option<u64> {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        // proc(5): time on a processor, time waiting for one, number of times it ran.
+        let schedule = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+        let runs = schedule.split_whitespace().nth(2)?.parse().ok()?;
+        name.starts_with("napi/eth0-").then_some(runs)
+    };
+    pids.lines().filter_map(runs).sum()
 }
 
 fn memory_is_limited() {
