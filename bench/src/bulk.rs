@@ -176,9 +176,12 @@ fn measure(
     downloads: usize,
 ) -> anyhow::Result<(f64, Cost)> {
     let lab = peers.lab(side);
-    let parts = parts(side);
+    let mut places = peers.nodes();
+    if side.is_proxy() {
+        places.push(PROXY);
+    }
     let used = || -> anyhow::Result<Vec<Duration>> {
-        let used = parts.iter().map(|(_, place)| lab.cpu_time(*place));
+        let used = places.iter().map(|place| lab.cpu_time(*place));
         Ok(used.collect::<Result<_, _>>()?)
     };
     let node = processing(side).to_string();
@@ -202,10 +205,20 @@ fn measure(
     std::thread::sleep(REST);
     let after = used()?;
     let bytes = (downloads as u64 * FILE.1) as f64;
-    let cost = parts.iter().zip(before.iter().zip(&after));
-    let cost = cost.map(|((part, _), (before, after))| {
-        let seconds = after.saturating_sub(*before).as_secs_f64();
-        (*part, seconds / (bytes / 1e9))
-    });
-    Ok((bytes / 1e6 / time.as_secs_f64(), Cost(cost.collect())))
+    let cost_of = |(before, after): (&Duration, &Duration)| {
+        after.saturating_sub(*before).as_secs_f64() / (bytes / 1e9)
+    };
+    let costs: Vec<f64> = before.iter().zip(&after).map(cost_of).collect();
+    let of = |place: Place| {
+        let mut own = places.iter().zip(&costs).filter(|(of, _)| **of == place);
+        own.next().map(|(_, cost)| *cost)
+    };
+    let parts = parts(side).into_iter();
+    let cost = Cost {
+        parts: parts
+            .filter_map(|(part, place)| Some((part, of(place)?)))
+            .collect(),
+        all: costs.iter().sum(),
+    };
+    Ok((bytes / 1e6 / time.as_secs_f64(), cost))
 }

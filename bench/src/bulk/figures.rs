@@ -34,16 +34,17 @@ impl Part {
 
 /// Seconds of processor time for each GB, of those who have a part.
 #[derive(Clone, Debug)]
-pub(super) struct Cost(pub(super) Vec<(Part, f64)>);
+pub(super) struct Cost {
+    /// One machine's for each part.
+    pub(super) parts: Vec<(Part, f64)>,
+    /// All nodes' and the proxy's together, also of those that are idle like another one.
+    pub(super) all: f64,
+}
 
 impl Cost {
     fn of(&self, part: Part) -> Option<f64> {
-        let mut own = self.0.iter().filter(|(of, _)| *of == part);
+        let mut own = self.parts.iter().filter(|(of, _)| *of == part);
         own.next().map(|(_, seconds)| *seconds)
-    }
-
-    fn sum(&self) -> f64 {
-        self.0.iter().map(|(_, seconds)| seconds).sum()
     }
 }
 
@@ -64,14 +65,11 @@ pub(super) fn cost_table(sides: &[Side], costs: &[Vec<Cost>]) -> String {
             );
         }
         let partner = costs.first().into_iter().flatten();
-        let ratios = rounds
-            .iter()
-            .zip(partner)
-            .map(|(own, p)| own.sum() / p.sum());
+        let ratios = rounds.iter().zip(partner).map(|(own, p)| own.all / p.all);
         let _ = writeln!(
             text,
             " | {} | {:.2} |",
-            cell(rounds.iter().map(Cost::sum)),
+            cell(rounds.iter().map(|cost| cost.all)),
             median(ratios)
         );
     }
@@ -96,8 +94,9 @@ pub(super) fn csv(sides: &[Side], costs: &[Vec<Cost>]) -> String {
     let mut text = String::new();
     for (side, rounds) in sides.iter().zip(costs) {
         for (round, cost) in rounds.iter().enumerate() {
-            for (part, seconds) in &cost.0 {
-                let (part, name) = (part.name(), side.name());
+            let parts = cost.parts.iter().map(|(part, s)| (part.name(), *s));
+            for (part, seconds) in parts.chain([("all", cost.all)]) {
+                let name = side.name();
                 let _ = writeln!(
                     text,
                     "\"processor time, {part}\",s/GB,\"{name}\",{round},{seconds:.6}"
@@ -133,8 +132,10 @@ mod tests {
 
     #[test]
     fn costs_stand_beside_direct() {
-        let cost =
-            |processing, idle| Cost(vec![(Part::Processing, processing), (Part::Idle, idle)]);
+        let cost = |processing, idle| Cost {
+            parts: vec![(Part::Processing, processing), (Part::Idle, idle)],
+            all: processing + 2.0 * idle,
+        };
         let sides = [Side::Direct, Side::L4];
         let costs = [
             vec![cost(1.0, 0.0), cost(2.0, 0.0)],
@@ -142,9 +143,9 @@ mod tests {
         ];
         let text = cost_table(&sides, &costs);
         let line = "| DTS L4 | - | - | 1.50 (1.00 to 2.00) | 0.750 (0.500 to 1.00) \
-                    | 2.25 (1.50 to 3.00) | 1.50 |\n";
+                    | 3.00 (2.00 to 4.00) | 2.00 |\n";
         assert!(text.ends_with(line), "{text}");
-        assert_eq!(csv(&sides, &costs).lines().count(), 8);
+        assert_eq!(csv(&sides, &costs).lines().count(), 12);
         assert!(cost_plot(&sides, &costs).unwrap().contains("idle"));
     }
 }
