@@ -14,7 +14,7 @@ use dts_lab::{Lab, Place};
 
 use self::download::{Client, Download};
 use self::figures::{Cost, Part, cost_plot, cost_table};
-use crate::peers::{CLIENT, CSV, PROXY, Peers, Plan, Side, Table, ToServers, bars};
+use crate::peers::{Answers, CLIENT, CSV, PROXY, Peers, Plan, Side, Table, ToServers, bars};
 use crate::progress::Progress;
 use crate::run::{Report, Run};
 
@@ -64,6 +64,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
         nodes: options.nodes,
         one_inspector: true,
         count_cpu: true,
+        answers: Answers::Downloads,
     };
     let peers = Peers::up(plan, run)?;
     let sha256 = peers.publish(FILE.0, FILE.1)?;

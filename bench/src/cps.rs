@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Args;
 
-use crate::peers::{CSV, Load, Outcome, Peers, Plan, Requests, Side, Table, bars};
+use crate::peers::{Answers, CSV, Load, Outcome, Peers, Plan, Requests, Side, Table, bars};
 use crate::progress::Progress;
 use crate::run::{Report, Run};
 
@@ -109,6 +109,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
         nodes: extent.nodes,
         one_inspector: false,
         count_cpu: false,
+        answers: Answers::Small,
     };
     let peers = Peers::up(plan, run)?;
     peers.publish(FILE.0, FILE.1)?;

@@ -1,7 +1,7 @@
 //! Requests per second on persistent connections: of one node's files, and of all nodes' files in turn.
 
 use crate::cps::{Extent, FILE, Options, Totals};
-use crate::peers::{CSV, Load, Peers, Plan, Requests, Row, Side, Table, bars};
+use crate::peers::{Answers, CSV, Load, Peers, Plan, Requests, Row, Side, Table, bars};
 use crate::progress::Progress;
 use crate::run::{Report, Run};
 
@@ -57,6 +57,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
         nodes: extent.nodes,
         one_inspector: false,
         count_cpu: false,
+        answers: Answers::Small,
     };
     let peers = Peers::up(plan, run)?;
     peers.publish(FILE.0, FILE.1)?;

@@ -14,7 +14,7 @@ use dts_lab::Place;
 
 use self::figures::{Quantity, histograms, percentiles, plots, raw};
 use crate::cps::FILE;
-use crate::peers::{Load, Peers, Plan, Requests, Side, ToServers};
+use crate::peers::{Answers, Load, Peers, Plan, Requests, Side, ToServers};
 use crate::progress::Progress;
 use crate::run::{Report, Run};
 
@@ -107,6 +107,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
         nodes: 2,
         one_inspector: true,
         count_cpu: false,
+        answers: Answers::Small,
     };
     let peers = Peers::up(plan, run)?;
     peers.publish(FILE.0, FILE.1)?;

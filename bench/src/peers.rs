@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use dts_lab::{FileSet, Lab, LabGuard, LabProcess, LabSpec, Network, Place};
 
 pub(crate) use load::{Load, Outcome, Requests};
+pub(crate) use proxies::Answers;
 pub(crate) use table::{CSV, Row, Table, bars};
 
 use crate::run::{Report, Run};
@@ -154,6 +155,8 @@ pub(crate) struct Plan {
     pub(crate) one_inspector: bool,
     /// Whether the nodes', the proxies' and the client's receive paths are threads, so that they are counted.
     pub(crate) count_cpu: bool,
+    /// What the proxies' buffers are made for.
+    pub(crate) answers: Answers,
 }
 
 /// The labs with all sides, removed when dropped.
@@ -192,7 +195,7 @@ impl Peers {
             }
         }
         cluster::xt_cluster(&cluster).context("setting xt_cluster up")?;
-        let (haproxy, nginx) = proxies::start(&plain)?;
+        let (haproxy, nginx) = proxies::start(&plain, plan.answers)?;
         Ok(Self {
             dts,
             plain,

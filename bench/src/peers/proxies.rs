@@ -27,8 +27,33 @@ pub(super) fn nginx_port(to: ToServers) -> u16 {
     }
 }
 
+/// What the answers are, for which the proxies' buffers are made: what is best for the one is not for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answers {
+    Small,
+    Downloads,
+}
+
+impl Answers {
+    /// What stands for the marks in the templates.
+    fn marks(self) -> [(&'static str, &'static str); 3] {
+        match self {
+            Answers::Small => [
+                ("@BUFFER@", "16384"),
+                ("@HEAD_BUFFER@", "4k"),
+                ("@BUFFERS@", "8 4k"),
+            ],
+            Answers::Downloads => [
+                ("@BUFFER@", "262144"),
+                ("@HEAD_BUFFER@", "64k"),
+                ("@BUFFERS@", "16 64k"),
+            ],
+        }
+    }
+}
+
 /// Starts both on a machine of their own; they end with the lab.
-pub(super) fn start(lab: &Lab) -> anyhow::Result<(LabProcess, LabProcess)> {
+pub(super) fn start(lab: &Lab, answers: Answers) -> anyhow::Result<(LabProcess, LabProcess)> {
     lab.sh(PROXY, MACHINE)
         .context("preparing the proxies' machine")?;
     let dir = lab.place_dir(PROXY);
@@ -37,7 +62,13 @@ pub(super) fn start(lab: &Lab) -> anyhow::Result<(LabProcess, LabProcess)> {
     let config = dir.join("haproxy.cfg");
     fs::write(
         &config,
-        fill(HAPROXY, &dir.to_string_lossy(), &nodes, haproxy_port)?,
+        fill(
+            HAPROXY,
+            &dir.to_string_lossy(),
+            &nodes,
+            answers,
+            haproxy_port,
+        )?,
     )?;
     let mut command = Command::new("/usr/sbin/haproxy");
     command.arg("-f").arg(&config);
@@ -46,7 +77,7 @@ pub(super) fn start(lab: &Lab) -> anyhow::Result<(LabProcess, LabProcess)> {
     let config = dir.join("nginx-proxy.conf");
     fs::write(
         &config,
-        fill(NGINX, &dir.to_string_lossy(), &nodes, nginx_port)?,
+        fill(NGINX, &dir.to_string_lossy(), &nodes, answers, nginx_port)?,
     )?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(&dir).arg("-c").arg(&config);
@@ -83,6 +114,7 @@ fn fill(
     template: &str,
     dir: &str,
     nodes: &[Place],
+    answers: Answers,
     port: impl Fn(ToServers) -> u16,
 ) -> anyhow::Result<String> {
     let mut addresses = Vec::new();
@@ -90,7 +122,12 @@ fn fill(
         let address = node.address(Network::Front).context("a node's address")?;
         addresses.push((node.to_string(), address.to_string()));
     }
-    Ok(for_each_node(template, &addresses)
+    let text = for_each_node(template, &addresses);
+    let text = answers
+        .marks()
+        .into_iter()
+        .fold(text, |text, (mark, value)| text.replace(mark, value));
+    Ok(text
         .replace("@DIR@", dir)
         .replace("@CORES@", &cores().to_string())
         .replace("@REUSED@", &port(ToServers::Reused).to_string())
@@ -136,7 +173,7 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for template in [NGINX, HAPROXY] {
             let nodes = [Place::Node(1), Place::Node(2)];
-            let text = fill(template, "/dir", &nodes, haproxy_port).unwrap();
+            let text = fill(template, "/dir", &nodes, answers, haproxy_port).unwrap();
             let left = |line: &&str| line.contains('@') && !line.trim_start().starts_with('#');
             assert_eq!(text.lines().find(left), None);
             assert!(text.contains("198.18.0.12:80") && text.contains("8001"));
