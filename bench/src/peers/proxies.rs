@@ -173,7 +173,7 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for template in [NGINX, HAPROXY] {
             let nodes = [Place::Node(1), Place::Node(2)];
-            let text = fill(template, "/dir", &nodes, answers, haproxy_port).unwrap();
+            let text = fill(template, "/dir", &nodes, Answers::Downloads, haproxy_port).unwrap();
             let left = |line: &&str| line.contains('@') && !line.trim_start().starts_with('#');
             assert_eq!(text.lines().find(left), None);
             assert!(text.contains("198.18.0.12:80") && text.contains("8001"));
