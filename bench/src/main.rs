@@ -12,6 +12,7 @@ mod bulk;
 mod copies;
 mod cps;
 mod echo;
+mod fig8;
 mod generator;
 mod keepalive;
 mod latency;
@@ -56,6 +57,8 @@ enum Experiment {
     Fig6(scaling::Options),
     /// The paper's Fig. 7: the same with 1,024 bytes.
     Fig7(scaling::Options),
+    /// The paper's Fig. 8: how evenly connections spread as the virtual nodes grow.
+    Fig8(fig8::Options),
     /// New connections per second and bulk downloads by splice, beside direct connections.
     Splice(load::Options),
     /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         match &cli.experiment {
             Experiment::Fig6(options) => scaling::run("fig6", 4, options, &run),
             Experiment::Fig7(options) => scaling::run("fig7", 1024, options, &run),
+            Experiment::Fig8(options) => fig8::run(options, &run),
             Experiment::Splice(options) => splice::run(options, &run),
             Experiment::Adopt(options) => adopt::run(options, &run),
             Experiment::Cps(options) => cps::run(options, &run),

@@ -16,13 +16,13 @@ use clap::Args;
 use dts_lab::{LabGuard, LabSpec, Place, ServerKind, VIP};
 
 use crate::echo;
-use crate::generator::{self, Exchange, Workload};
+use crate::generator::{self, Exchange, Seen, Workload};
 use crate::progress::Progress;
 use crate::run::Run;
-use machine::Machine;
+use machine::{Machine, Used};
 
 /// The service's port.
-pub(crate) const PORT: u16 = 7000;
+const PORT: u16 = 7000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -48,7 +48,7 @@ pub(crate) struct Options {
 
 /// Who inspects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inspectors {
+pub(crate) enum Inspectors {
     Single,
     Multiple,
 }
@@ -64,10 +64,10 @@ impl Inspectors {
 
 /// A cluster that is to be measured.
 #[derive(Clone, Debug, PartialEq)]
-struct Setting {
-    handover: String,
-    inspectors: Inspectors,
-    nodes: u8,
+pub(crate) struct Setting {
+    pub(crate) handover: String,
+    pub(crate) inspectors: Inspectors,
+    pub(crate) nodes: u8,
 }
 
 /// What was seen of a cluster.
@@ -154,37 +154,14 @@ fn measure(
     options: &Options,
     run: &Run,
 ) -> anyhow::Result<Measured> {
-    let mut spec = LabSpec::new("scaling", setting.nodes, &run.dts);
-    spec.server = ServerKind::None;
-    spec.client_extra_addresses = 254;
-    spec.cluster.services_toml = Some(service(setting, bytes));
-    for (number, node) in spec.nodes.iter_mut().enumerate() {
-        node.cpu_quota = Some(options.cpu);
-        node.inspect = Some(number == 0 || setting.inspectors == Inspectors::Multiple);
-    }
-    let lab = LabGuard::up(spec)?;
-    let places: Vec<Place> = lab.spec().node_places().collect();
-    for place in &places {
-        echo::start(&lab, *place, PORT, bytes)?;
-    }
-    let workload = Workload {
-        server: SocketAddrV4::new(VIP, PORT),
-        sources: (1..=254).map(|i| Ipv4Addr::new(198, 18, 2, i)).collect(),
-        connections: options.connections as usize,
-        rate: None,
-        warm_up: Duration::from_secs(1),
-        duration: Duration::from_secs(seconds.into()),
-        per_connection: 1,
-        exchange: Exchange::Echo(bytes.into()),
-    };
-    let machine = Machine::watch(&lab, &places, workload.warm_up, workload.duration);
-    let seen = lab.within(Place::Client(1), || generator::run(&workload))??;
-    let used = machine.seen()?;
-    ensure!(
-        seen.answered > 0,
-        "no connection was answered; failed: {:?}",
-        seen.failed
-    );
+    let single = setting.inspectors == Inspectors::Single;
+    let lab = cluster(setting, bytes, options.cpu, run, |spec| {
+        for (number, node) in spec.nodes.iter_mut().enumerate() {
+            node.inspect = Some(number == 0 || !single);
+        }
+    })?;
+    let workload = workload(bytes, seconds, options.connections);
+    let (seen, used) = load(&lab, &workload)?;
     let share = f64::from(options.cpu);
     Ok(Measured {
         setting: setting.clone(),
@@ -198,6 +175,57 @@ fn measure(
         client: seen.cpu.as_secs_f64() / seen.time.as_secs_f64(),
         idle: used.idle,
     })
+}
+
+/// A lab with the echo server on each node, each node having so many cores.
+pub(crate) fn cluster(
+    setting: &Setting,
+    bytes: u16,
+    cores: f32,
+    run: &Run,
+    change: impl FnOnce(&mut LabSpec),
+) -> anyhow::Result<LabGuard> {
+    let mut spec = LabSpec::new("scaling", setting.nodes, &run.dts);
+    spec.server = ServerKind::None;
+    spec.client_extra_addresses = 254;
+    spec.cluster.services_toml = Some(service(setting, bytes));
+    for node in &mut spec.nodes {
+        node.cpu_quota = Some(cores);
+    }
+    change(&mut spec);
+    let lab = LabGuard::up(spec)?;
+    for place in lab.spec().node_places() {
+        echo::start(&lab, place, PORT, bytes)?;
+    }
+    Ok(lab)
+}
+
+/// As many connections as the cluster carries, from many addresses.
+pub(crate) fn workload(bytes: u16, seconds: u32, connections: u32) -> Workload {
+    Workload {
+        server: SocketAddrV4::new(VIP, PORT),
+        sources: (1..=254).map(|i| Ipv4Addr::new(198, 18, 2, i)).collect(),
+        connections: connections as usize,
+        rate: None,
+        warm_up: Duration::from_secs(1),
+        duration: Duration::from_secs(seconds.into()),
+        per_connection: 1,
+        exchange: Exchange::Echo(bytes.into()),
+    }
+}
+
+/// Runs the load from the client, and watches the machine meanwhile.
+pub(crate) fn load(lab: &LabGuard, workload: &Workload) -> anyhow::Result<(Seen, Used)> {
+    let places: Vec<Place> = lab.spec().node_places().collect();
+    let machine = Machine::watch(lab, &places, workload.warm_up, workload.duration);
+    let seen = lab.within(Place::Client(1), || generator::run(workload))??;
+    let used = machine.seen()?;
+    ensure!(
+        seen.answered > 0,
+        "no connection was answered; failed: {:?}",
+        seen.failed
+    );
+    Ok((seen, used))
 }
 
 /// Every node is a target, the inspecting one included.

@@ -26,7 +26,7 @@ const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 /// The name under which the daemon runs in its place.
 const TAG: &str = "dts";
 /// Verifying the programs takes a while on a busy machine.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(90);
 /// What a daemon may need to give its lease back.
 const STOP: Duration = Duration::from_secs(10);
 

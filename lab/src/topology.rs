@@ -265,9 +265,13 @@ fn addresses(spec: &LabSpec, place: Place) -> String {
 /// The routes of an interface other than the one to its own subnet.
 pub(crate) fn routes(spec: &LabSpec, place: Place, network: Network) -> String {
     match (place, network) {
-        // To the clients' further addresses.
+        // To the clients' further addresses. By their own one, as if by a router: the kernel has room for about a
+        // thousand neighbours, in all namespaces together.
         (Place::Node(_), Network::Front) => (1..=spec.clients)
-            .map(|client| format!("route add 198.18.{}.0/24 dev eth0\n", 1 + client))
+            .filter_map(|client| Some((client, Place::Client(client).address(network)?)))
+            .map(|(client, via)| {
+                format!("route add 198.18.{}.0/24 via {via} dev eth0\n", 1 + client)
+            })
             .collect(),
         _ => String::new(),
     }

@@ -8,11 +8,11 @@ use anyhow::{Context as _, anyhow};
 use dts_lab::{Lab, Place};
 
 /// What was used in the time that counts.
-pub(super) struct Used {
+pub(crate) struct Used {
     /// Cores that each node used.
-    pub(super) nodes: Vec<f64>,
+    pub(crate) nodes: Vec<f64>,
     /// The part of the machine that was idle.
-    pub(super) idle: f64,
+    pub(crate) idle: f64,
 }
 
 /// Looks at the beginning and at the end of the time that counts, beside the load.
