@@ -24,6 +24,7 @@ mod run;
 mod scaling;
 mod small;
 mod splice;
+mod support;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +75,10 @@ enum Experiment {
     /// The server of fig6 to fig8, which these start in the lab's nodes.
     #[command(hide = true)]
     EchoServer(echo::Options),
+    /// The paper's Table 3: quality of service of the Support workload, by layer 4 and by content. (The run is Table 4's, too.)
+    Table3(support::Options),
+    /// The paper's Table 4: disk reads of the Support workload, by layer 4 and by content. (The run is Table 3's, too.)
+    Table4(support::Options),
 }
 
 fn main() -> ExitCode {
@@ -94,6 +99,8 @@ fn main() -> ExitCode {
             Experiment::Keepalive(options) => keepalive::run(options, &run),
             Experiment::Latency(options) => latency::run(options, &run),
             Experiment::EchoServer(_) => Ok(()),
+            Experiment::Table3(options) => support::run("table3", options, &run),
+            Experiment::Table4(options) => support::run("table4", options, &run),
         }
     };
     match measure() {

@@ -24,7 +24,7 @@ const PARENT: &str = "dts-lab";
 
 /// How a controller is mounted.
 #[derive(Debug, PartialEq)]
-enum Hierarchy {
+pub(crate) enum Hierarchy {
     /// cgroup v1: a tree per controller.
     V1(PathBuf),
     /// cgroup v2: one tree for all.
@@ -212,7 +212,7 @@ fn cpu_period(cores: f32) -> Duration {
 }
 
 /// Where a controller is mounted.
-fn find(root: &Path, controller: &'static str) -> Result<Hierarchy> {
+pub(crate) fn find(root: &Path, controller: &'static str) -> Result<Hierarchy> {
     let v1 = root.join(controller);
     let v1_file = if controller == "cpu" {
         "cpu.cfs_quota_us"
@@ -238,11 +238,12 @@ fn find(root: &Path, controller: &'static str) -> Result<Hierarchy> {
 }
 
 /// The places where labs' groups may be.
-fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
     let trees = [
         root.join("cpu"),
         root.join("cpuacct"),
         root.join("memory"),
+        root.join("blkio"),
         root.to_path_buf(),
         root.join("unified"),
     ];
@@ -252,7 +253,7 @@ fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
         .filter(|dir| dir.is_dir())
 }
 
-fn make(tree: &Path, group: &str) -> Result<PathBuf> {
+pub(crate) fn make(tree: &Path, group: &str) -> Result<PathBuf> {
     let dir = tree.join(PARENT).join(group);
     fs::create_dir_all(&dir).map_err(LabError::io("cannot make control group", &dir))?;
     Ok(dir)
@@ -267,7 +268,7 @@ fn make_accounting(root: &Path, group: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-fn make_v2(tree: &Path, group: &str, controller: &str) -> Result<PathBuf> {
+pub(crate) fn make_v2(tree: &Path, group: &str, controller: &str) -> Result<PathBuf> {
     let dir = make(tree, group)?;
     // A controller works in a group when all groups above hand it down.
     write(tree, "cgroup.subtree_control", &format!("+{controller}"))?;
@@ -279,7 +280,7 @@ fn make_v2(tree: &Path, group: &str, controller: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
+pub(crate) fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     let path = dir.join(file);
     let result: io::Result<()> = fs::write(&path, value);
     result.map_err(LabError::io("cannot write", &path))

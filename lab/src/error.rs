@@ -136,7 +136,7 @@ pub enum LabError {
         root = root.display()
     )]
     NoController {
-        /// `cpu` or `memory`.
+        /// `cpu`, `memory`, `blkio` or `io`.
         controller: &'static str,
         /// Where it was looked for.
         root: PathBuf,

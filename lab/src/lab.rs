@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::cgroup::{self, NodeGroup};
+use crate::disk;
 use crate::error::{LabError, Result, command_line, log_tail};
 use crate::guard;
 use crate::lock::{self, Lock, lab_dir};
@@ -95,6 +96,24 @@ impl Lab {
     /// Removes the lab. See [`down`].
     pub fn down(&self) -> Result<()> {
         down(&self.spec.name)
+    }
+
+    /// Ends all daemons, and starts them again with other services. What they left in the kernel goes in
+    /// between, so connections don't outlive this. (`services_toml` of [`Lab::spec`] is that of [`Lab::up`].)
+    pub fn restart_daemons(&self, services_toml: &str) -> Result<()> {
+        let mut spec = self.spec.clone();
+        spec.cluster.services_toml = Some(services_toml.to_owned());
+        let dir = self.dir.clone();
+        let changed = Self { spec, dir };
+        for node in 1..=self.spec.node_count() {
+            self.stop_daemon(node, rustix::process::Signal::TERM)?;
+        }
+        self.detach_daemons();
+        changed.write_state()?;
+        for place in self.spec.node_places() {
+            changed.write_daemon_config(place)?;
+        }
+        changed.start_all_daemons()
     }
 
     /// What the lab consists of.
@@ -269,7 +288,8 @@ impl Lab {
     fn claim(&self) -> Result<()> {
         let _lock = Lock::acquire()?;
         let name = &self.spec.name;
-        if self.dir.exists() || !netns::of_lab(name).is_empty() {
+        let has_disk = disk::lab_names().contains(name);
+        if self.dir.exists() || has_disk || !netns::of_lab(name).is_empty() {
             return Err(LabError::Exists { name: name.clone() });
         }
         let make =
@@ -279,16 +299,21 @@ impl Lab {
         for place in self.spec.places() {
             make(&self.place_dir(place))?;
         }
+        self.write_state()?;
+        write_secret(&self.secret_path())
+    }
+
+    fn write_state(&self) -> Result<()> {
         let path = self.dir.join(STATE);
         let json = serde_json::to_vec_pretty(&self.spec).expect("a specification is JSON");
-        fs::write(&path, json).map_err(LabError::io("cannot write", &path))?;
-        write_secret(&self.secret_path())
+        fs::write(&path, json).map_err(LabError::io("cannot write", &path))
     }
 
     fn build(&self) -> Result<()> {
         topology::create(&self.spec)?;
         for place in self.spec.node_places() {
             self.limit(place)?;
+            self.make_disk(place)?;
         }
         if !self.spec.impairments.is_empty() {
             self.set_impairments(&self.spec.impairments)?;
@@ -400,6 +425,7 @@ pub fn down(name: &str) -> Result<()> {
     left.extend(topology::remove(name).err());
     left.extend(daemon::remove_pins(name).err());
     left.extend(cgroup::remove(Path::new(cgroup::ROOT), name).err());
+    left.extend(disk::remove(name).err());
     // Last: as long as it is there, the lab is listed and can be removed again.
     if left.is_empty()
         && let Err(error) = fs::remove_dir_all(&dir)
@@ -423,6 +449,7 @@ pub fn list() -> Vec<LabSummary> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.extend(netns::lab_names());
+    names.extend(disk::lab_names());
     names.retain(|name| validate_name(name).is_ok());
     names.sort();
     names.dedup();

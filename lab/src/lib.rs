@@ -24,6 +24,8 @@ mod content;
 mod cpu;
 mod daemon;
 pub mod delay_line;
+mod disk;
+mod disk_waits;
 mod error;
 mod guard;
 mod impair;
@@ -40,6 +42,7 @@ mod topology;
 
 pub use capture::{Capture, Segment, TcpFlags, TcpOptions};
 pub use content::{ContentFile, FileSet, sha256};
+pub use disk_waits::{DiskWaits, WaitSampler};
 pub use error::{LabError, Result};
 pub use guard::{LabGuard, remove_on_signals};
 pub use impair::{Direction, Effect, Impairment};
@@ -50,6 +53,6 @@ pub use process::LabProcess;
 pub use rustix::process::Signal;
 pub use server::AccessLogEntry;
 pub use spec::{
-    ClusterSpec, LabSpec, MAX_CLIENTS, MAX_NODES, Network, NodeSpec, Place, SELF_ADDRESS,
+    ClusterSpec, DiskSpec, LabSpec, MAX_CLIENTS, MAX_NODES, Network, NodeSpec, Place, SELF_ADDRESS,
     ServerKind, VIP,
 };

@@ -65,6 +65,10 @@ pub struct NodeSpec {
     pub cpu_quota: Option<f32>,
     /// Bytes of memory, page cache included, that the node's processes may use together.
     pub memory_limit: Option<u64>,
+    /// A directory on a disk of its own, with a cache and a speed of its own: see
+    /// [`crate::Lab::disk_dir`]. Not together with the two limits above.
+    #[serde(default)]
+    pub disk: Option<DiskSpec>,
     /// Settings of the node's namespace, such as `("net.ipv4.tcp_rmem", "4096 131072 33554432")`:
     /// the last number decides the window scale that the node announces (unless the machine's
     /// `net.core.rmem_max` is larger).
@@ -73,6 +77,16 @@ pub struct NodeSpec {
     pub node_toml: String,
     /// Whether the node holds points on the ring; `None` leaves the key out of the configuration.
     pub inspect: Option<bool>,
+}
+
+/// What a node's disk is like, for the programs that [`crate::Lab::spawn_on_disk`] starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Bytes of memory that these programs may use together, with what they have read or written: this
+    /// limits the page cache.
+    pub memory_limit: Option<u64>,
+    /// Bytes per second that they may read, all together.
+    pub read_bps: Option<u64>,
 }
 
 /// What answers requests on the nodes.
@@ -225,8 +239,19 @@ impl LabSpec {
                     "CPU quota {quota} of {place}; write cores, from 0.01"
                 ));
             }
-            if node.memory_limit.is_some_and(|limit| limit < 16 << 20) {
+            let of_disk = node.disk.as_ref().and_then(|disk| disk.memory_limit);
+            if [node.memory_limit, of_disk]
+                .into_iter()
+                .flatten()
+                .any(|limit| limit < 16 << 20)
+            {
                 return invalid(format!("memory limit of {place} is below 16 MiB"));
+            }
+            // A process is in one group of each kind only, and cgroup v2 knows but one kind.
+            if node.disk.is_some() && (node.cpu_quota.is_some() || node.memory_limit.is_some()) {
+                return invalid(format!(
+                    "{place} has a disk and another limit: one of the two only"
+                ));
             }
         }
         self.impairments
@@ -450,6 +475,14 @@ mod tests {
         assert!(spec(|spec| spec.clients = 0).is_err());
         assert!(spec(|spec| spec.nodes[0].cpu_quota = Some(f32::NAN)).is_err());
         assert!(spec(|spec| spec.back_mtu = 100).is_err());
+        assert!(spec(|spec| spec.nodes[0].disk = Some(DiskSpec::default())).is_ok());
+        assert!(
+            spec(|spec| {
+                spec.nodes[0].disk = Some(DiskSpec::default());
+                spec.nodes[0].cpu_quota = Some(0.1);
+            })
+            .is_err()
+        );
     }
 
     #[test]
