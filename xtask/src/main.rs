@@ -92,6 +92,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Bench { args } => {
             setup::setup()?;
+            setup::setup_experiment(&args)?;
             let built = cargo(&root)
                 .args(["build", "--release", "--locked", "--package", "dts"])
                 .status()

@@ -4,7 +4,11 @@
 //! else happens. What is missing is worked out as a [`Plan`], printed with reasons, carried out,
 //! and looked for again.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use dts_ebpf_build::{Missing, Places, Toolchain};
@@ -77,6 +81,20 @@ const PROGRAMS: [Program; 17] = [
     ),
 ];
 
+/// What some experiments of `dts-bench` need besides: their names, and files that show that it is there.
+const OF_EXPERIMENTS: [(&[&str], &str, Package); 2] = [
+    (
+        &["table3", "table4"],
+        "/usr/share/tomcat10/bin/bootstrap.jar",
+        package("tomcat10-common", "the application server of the paper"),
+    ),
+    (
+        &["table3", "table4"],
+        "/usr/bin/java",
+        package("default-jre-headless", "runs the application server"),
+    ),
+];
+
 /// Debian's compiler with a `core` for eBPF. "web" is the version that Debian keeps current for
 /// its browsers; the plain `rustc` package is years older.
 const COMPILER: [Package; 2] = [
@@ -133,6 +151,31 @@ pub(crate) fn setup() -> anyhow::Result<()> {
         rest.names().join(", ")
     );
     Ok(())
+}
+
+/// Installs what an experiment needs besides, if it is missing; `arguments` are those of `dts-bench`.
+pub(crate) fn setup_experiment(arguments: &[String]) -> anyhow::Result<()> {
+    let plan = Plan {
+        packages: experiment_packages(arguments, |file| Path::new(file).exists()),
+        linker: false,
+    };
+    if plan.packages.is_empty() {
+        return Ok(());
+    }
+    plan.announce();
+    ensure!(
+        is_root(),
+        "installing packages needs root, and so does the experiment"
+    );
+    apt::install(&plan.packages)
+}
+
+fn experiment_packages(arguments: &[String], is_there: impl Fn(&str) -> bool) -> Vec<Package> {
+    let named = |names: &[&str]| arguments.iter().any(|word| names.contains(&word.as_str()));
+    let needed = OF_EXPERIMENTS
+        .iter()
+        .filter(|(names, file, _)| named(names) && !is_there(file));
+    needed.map(|(_, _, package)| *package).collect()
 }
 
 impl Plan {
@@ -256,7 +299,7 @@ fn llvm_major(about: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{collections::BTreeSet, fs};
 
     use super::*;
 
@@ -342,6 +385,19 @@ mod tests {
         places.chosen = Some(PathBuf::from("/nonexistent/chosen-rustc"));
         let error = Plan::new(&places, &[]).expect_err("the choice is bad");
         assert!(error.to_string().contains("/nonexistent/chosen-rustc"));
+    }
+
+    #[test]
+    fn an_experiment_brings_what_only_it_needs() {
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let names = |arguments: &[&str], there: &str| {
+            let packages = experiment_packages(&words(arguments), |file| file == there);
+            packages.iter().map(|p| p.name).collect::<Vec<_>>()
+        };
+        let all = ["tomcat10-common", "default-jre-headless"];
+        assert_eq!(names(&["--quick", "table4"], ""), all);
+        assert_eq!(names(&["table3"], "/usr/bin/java"), all[..1]);
+        assert!(names(&["adopt"], "").is_empty());
     }
 
     #[test]

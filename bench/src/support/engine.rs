@@ -20,6 +20,8 @@ use super::scale::Scale;
 
 /// Connections that a user has at once for a page's images.
 const PARALLEL: u8 = 2;
+/// Steps of a user after which any page is as likely as in the long run.
+const MIXING: u32 = 100;
 /// How often late requests are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -122,9 +124,9 @@ impl<'a> Engine<'a> {
             Work::Users { .. } => (plan.scale.sessions as usize, 0),
         };
         let session = |number: usize| Session {
+            page: Page::Home,
             // Each user's own: what they do doesn't depend on how fast others are served.
             random: StdRng::seed_from_u64(plan.seed.wrapping_mul(1_000_003) + number as u64),
-            page: Page::Download,
             address: plan.addresses[number % plan.addresses.len()],
             begun: Instant::now(),
             next_image: 0,
@@ -154,7 +156,9 @@ impl<'a> Engine<'a> {
                 Work::Fill { .. } => Duration::ZERO,
                 // Spread over the time that one thinks, so that they don't come all at once.
                 Work::Users { .. } => {
-                    let random = &mut self.sessions[number].random;
+                    let Session { random, page, .. } = &mut self.sessions[number];
+                    // Somewhere in what they do, not all at its beginning.
+                    (0..MIXING).for_each(|_| *page = page.after(random));
                     Duration::from_secs_f64(random.random_range(0.0..5.0))
                 }
             };

@@ -59,6 +59,9 @@ pub(crate) struct Options {
     /// MB/s of a node's disk, before the division.
     #[arg(long, default_value_t = 64.0)]
     disk: f64,
+    /// MiB of a node's memory for nginx and page cache, before the division.
+    #[arg(long, default_value_t = 3072)]
+    memory: u32,
     /// The ring's hash function.
     #[arg(long, value_enum, default_value_t = Hash::Md5)]
     hash: Hash,
@@ -110,9 +113,9 @@ impl Options {
         } else {
             (self.factor, self.sessions)
         };
-        let scale = Scale::new(factor, sessions, self.disk)?;
+        let scale = Scale::new(factor, sessions, self.disk, self.memory)?;
         let (seconds, warm_up, repeats) = match quick {
-            true => (8, 3, 1),
+            true => (8, 5, 1),
             false => (self.seconds, self.warm_up, self.repeats),
         };
         ensure!(seconds >= 1 && repeats >= 1, "at least a second, once");

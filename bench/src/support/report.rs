@@ -1,6 +1,7 @@
 //! What a run says: the paper's two tables with ours beside them, raw figures, plots.
 
 use std::fmt::Write as _;
+use std::fs;
 
 use super::measure::Outcome;
 use super::model::Model;
@@ -38,6 +39,8 @@ const PAPER_DISK: [(&str, [f64; 4], [f64; 4]); 2] = [
 ];
 /// From what part of the cores on the machine may have been the limit.
 const FULL: f64 = 0.9;
+/// From what percent of its memory on a node's cache counts as full.
+const CACHE_IS_FULL: f64 = 85.0;
 
 const fn grades(good: u64, tolerable: u64, fail: u64) -> Grades {
     Grades {
@@ -76,6 +79,7 @@ pub(super) fn set_up(report: &mut Report, extent: &Extent, model: &Model, device
     );
     report.set_up("disk speed of a node, bytes/s", scale.disk_speed());
     report.set_up("disk", device);
+    report.set_up("what empties caches besides the limit", reclaim());
     report.set_up("download limit, bytes/s", scale.speed());
     report.set_up("download chunk, bytes", scale.chunk());
     report.set_up("download receive buffer, bytes", scale.receive_buffer());
@@ -100,6 +104,7 @@ pub(super) fn summarize(
     report.summary(&table4(outcomes, extent));
     report.summary(&findings(outcomes));
     report.summary(&load(outcomes));
+    report.summary(&caches(outcomes, extent));
     let node_names = ["n1", "n2", "n3", "n4"];
     let ours = Method::ALL.map(|method| {
         let reads = per_node(outcomes, method, |o, node| read_kbytes(o, node, extent));
@@ -290,6 +295,52 @@ fn load(outcomes: &[Outcome]) -> String {
         );
     }
     text
+}
+
+/// Whether it was the memory that limited the caches.
+fn caches(outcomes: &[Outcome], extent: &Extent) -> String {
+    let limit = extent.scale.memory() as f64;
+    let used = || outcomes.iter().flat_map(|o| o.memory.iter());
+    let (least, most) = extremes(used().map(|bytes| *bytes as f64 / limit * 100.0));
+    let mut text = format!(
+        "At the end of a measurement, nginx and page cache of a node had {least:.0} to {most:.0} % of their memory in use."
+    );
+    if least < CACHE_IS_FULL {
+        text += " **So the limit of memory was not, or not alone, what decided which files were cached: it was the time since \
+                 the caches were emptied, or something on this machine takes from memory what was not used for a while (the \
+                 set-up says what is known of that). More downloads to fill the caches, or less memory, would tell.**";
+    }
+    text
+}
+
+/// What is known of mechanisms that take file pages from memory while there is enough of it.
+fn reclaim() -> String {
+    let parameter = |path: &str| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let mut found = Vec::new();
+    if parameter("/sys/module/damon_reclaim/parameters/enabled") == "Y" {
+        found.push("DAMON_RECLAIM is enabled".to_owned());
+    }
+    let damon = "/sys/kernel/mm/damon/admin/kdamonds";
+    for entry in fs::read_dir(damon).into_iter().flatten().flatten() {
+        let scheme = entry.path().join("contexts/0/schemes/0");
+        let read = |path: &str| parameter(&scheme.join(path).to_string_lossy());
+        if parameter(&entry.path().join("state").to_string_lossy()) == "on" {
+            found.push(format!(
+                "a DAMON scheme, {}, for what has age {} or more",
+                read("action"),
+                read("access_pattern/age/min")
+            ));
+        }
+    }
+    match found.is_empty() {
+        true => "nothing known".to_owned(),
+        false => found.join("; "),
+    }
 }
 
 fn raw(outcomes: &[Outcome]) -> String {

@@ -4,7 +4,6 @@ use anyhow::ensure;
 
 /// The paper's run.
 pub(super) const PAPER_SESSIONS: u32 = 1800;
-const PAPER_MEMORY: u64 = 3 << 30;
 const PAPER_SPEED: f64 = 1_000_000.0;
 /// What an answer of the application server is padded to at least: its text must fit.
 const LEAST_PAGE: u64 = 512;
@@ -24,11 +23,18 @@ pub(super) struct Scale {
     pub(super) sessions: u32,
     /// MB/s of a disk at the paper's size.
     pub(super) disk: f64,
+    /// MiB of a node's memory at the paper's size.
+    pub(super) memory_mib: u32,
 }
 
 impl Scale {
     /// A size that can be carried out.
-    pub(super) fn new(factor: u64, sessions: u32, disk: f64) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        factor: u64,
+        sessions: u32,
+        disk: f64,
+        memory_mib: u32,
+    ) -> anyhow::Result<Self> {
         ensure!((1..=256).contains(&factor), "a factor of 1 to 256");
         ensure!(
             (40..=PAPER_SESSIONS).contains(&sessions),
@@ -39,6 +45,7 @@ impl Scale {
             factor,
             sessions,
             disk,
+            memory_mib,
         };
         ensure!(
             scale.memory() >= 16 << 20,
@@ -75,7 +82,7 @@ impl Scale {
 
     /// A node's memory for its server and page cache.
     pub(super) fn memory(&self) -> u64 {
-        (PAPER_MEMORY as f64 * self.share() / self.factor as f64) as u64
+        (f64::from(self.memory_mib) * 1_048_576.0 * self.share() / self.factor as f64) as u64
     }
 
     /// Bytes per second of a node's disk.
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn everything_is_divided_by_the_factor() {
-        let scale = Scale::new(32, 1800, 64.0).unwrap();
+        let scale = Scale::new(32, 1800, 64.0, 3072).unwrap();
         assert_eq!(scale.memory(), 96 << 20);
         assert_eq!(scale.disk_speed(), 2_000_000);
         assert_eq!(scale.speed(), 31_250.0);
@@ -112,12 +119,12 @@ mod tests {
 
     #[test]
     fn fewer_sessions_have_smaller_nodes() {
-        let scale = Scale::new(8, 450, 64.0).unwrap();
+        let scale = Scale::new(8, 450, 64.0, 3072).unwrap();
         assert_eq!(scale.memory(), 96 << 20);
         assert_eq!(scale.disk_speed(), 2_000_000);
         assert_eq!(scale.original_kbytes(1000.0), 32.0);
-        assert!(Scale::new(256, 450, 64.0).is_err());
-        assert!(Scale::new(0, 1800, 64.0).is_err());
-        assert!(Scale::new(1, 1801, 64.0).is_err());
+        assert!(Scale::new(256, 450, 64.0, 3072).is_err());
+        assert!(Scale::new(0, 1800, 64.0, 3072).is_err());
+        assert!(Scale::new(1, 1801, 64.0, 3072).is_err());
     }
 }
