@@ -26,7 +26,8 @@ pub(super) struct Outcome {
     pub(super) reads: Vec<f64>,
     /// Each node's threads that waited for it.
     pub(super) waits: Vec<DiskWaits>,
-    /// Bytes of memory of each node's server and page cache at the end.
+    /// Bytes of memory of each node's server and page cache after the caches were filled, and at the end.
+    pub(super) filled: Vec<u64>,
     pub(super) memory: Vec<u64>,
     /// What part of a core the client used.
     pub(super) client: f64,
@@ -84,7 +85,6 @@ impl Begin {
         let seconds = self.at.elapsed().as_secs_f64();
         let now = reads(lab, places)?;
         let rate = |(now, then): (&u64, &u64)| now.saturating_sub(*then) as f64 / seconds;
-        let memory: Result<Vec<u64>, _> = places.iter().map(|p| lab.disk_memory(*p)).collect();
         Ok(Outcome {
             method: Method::L4,
             repeat: 0,
@@ -94,7 +94,8 @@ impl Begin {
             client: (thread_time().saturating_sub(self.client)).as_secs_f64() / seconds,
             machine: Cores::now()?.used_since(self.machine),
             waits: self.sampler.stop(),
-            memory: memory?,
+            filled: Vec::new(),
+            memory: memory(lab, places)?,
         })
     }
 }
@@ -129,6 +130,12 @@ impl Outcome {
         );
         Ok(())
     }
+}
+
+/// Bytes of memory that each node's server and page cache use.
+pub(super) fn memory(lab: &Lab, places: &[Place]) -> anyhow::Result<Vec<u64>> {
+    let memory = places.iter().map(|place| lab.disk_memory(*place));
+    Ok(memory.collect::<Result<_, _>>()?)
 }
 
 fn reads(lab: &Lab, places: &[Place]) -> anyhow::Result<Vec<u64>> {

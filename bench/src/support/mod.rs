@@ -270,6 +270,7 @@ impl Experiment<'_> {
             "of {all} downloads to fill the caches, {failed} failed: {:?}",
             filled.errors
         );
+        let memory = measure::memory(lab, self.places)?;
         for place in self.places {
             lab.set_disk_speed(*place, Some(extent.scale.disk_speed()))?;
         }
@@ -278,7 +279,8 @@ impl Experiment<'_> {
             warm_up: extent.warm_up,
             measured: extent.seconds,
         };
-        let outcome = measure::users(lab, self.places, &plan, method, repeat)?;
+        let mut outcome = measure::users(lab, self.places, &plan, method, repeat)?;
+        outcome.filled = memory;
         outcome.check()?;
         Ok(outcome)
     }

@@ -37,6 +37,8 @@ const PAPER_DISK: [(&str, [f64; 4], [f64; 4]); 2] = [
         [2839.0, 3196.0, 7330.0, 10_169.0],
     ),
 ];
+/// What is looked at, in words, and how it is found.
+type Question<'a, Of, Answer> = (&'a str, fn(&Of) -> Answer);
 /// From what part of the cores on the machine may have been the limit.
 const FULL: f64 = 0.9;
 /// From what percent of its memory on a node's cache counts as full.
@@ -162,7 +164,7 @@ fn table3(outcomes: &[Outcome]) -> String {
          | | file type | total | good | tolerable | fail | fail, percent | fail, percent, rounds |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    let kinds: [(&str, fn(&Tally) -> Grades); 2] =
+    let kinds: [Question<'_, Tally, Grades>; 2] =
         [("download", |t| t.downloads), ("JSP", |t| t.pages)];
     for (kind, of) in kinds {
         for method in Method::ALL {
@@ -237,7 +239,7 @@ fn table4(outcomes: &[Outcome], extent: &Extent) -> String {
 /// Whether the paper's two findings hold here.
 fn findings(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
-    let questions: [(&str, fn(&Outcome) -> f64); 2] = [
+    let questions: [Question<'_, Outcome, f64>; 2] = [
         ("reads less from disks", |o| o.reads.iter().sum()),
         ("has fewer failed downloads, in percent,", |o| {
             o.tally.downloads.failed_percent()
@@ -300,11 +302,16 @@ fn load(outcomes: &[Outcome]) -> String {
 /// Whether it was the memory that limited the caches.
 fn caches(outcomes: &[Outcome], extent: &Extent) -> String {
     let limit = extent.scale.memory() as f64;
-    let used = || outcomes.iter().flat_map(|o| o.memory.iter());
-    let (least, most) = extremes(used().map(|bytes| *bytes as f64 / limit * 100.0));
+    let used = |of: fn(&Outcome) -> &Vec<u64>| {
+        let bytes = outcomes.iter().flat_map(of);
+        extremes(bytes.map(|bytes| *bytes as f64 / limit * 100.0))
+    };
+    let (least, most) = used(|o| &o.filled);
     let mut text = format!(
-        "At the end of a measurement, nginx and page cache of a node had {least:.0} to {most:.0} % of their memory in use."
+        "When the caches had been filled, nginx and page cache of a node had {least:.0} to {most:.0} % of their memory in use"
     );
+    let (least, most) = used(|o| &o.memory);
+    let _ = write!(text, ", and {least:.0} to {most:.0} % at the end.");
     if least < CACHE_IS_FULL {
         text += " **So the limit of memory was not, or not alone, what decided which files were cached: it was the time since \
                  the caches were emptied, or something on this machine takes from memory what was not used for a while (the \
@@ -355,6 +362,7 @@ fn raw(outcomes: &[Outcome]) -> String {
         "waiting",
         "waiting_most",
         "read_bytes_per_s",
+        "filled_bytes",
         "memory_bytes",
         "downloads",
     ] {
@@ -404,6 +412,7 @@ fn row(csv: &mut String, outcome: &Outcome) {
         .map(|w| format!("{:.4}", w.mean))
         .chain(waits().map(|w| w.most.to_string()))
         .chain(outcome.reads.iter().map(|r| format!("{r:.0}")))
+        .chain(outcome.filled.iter().map(u64::to_string))
         .chain(outcome.memory.iter().map(u64::to_string))
         .chain(tally.by_node.iter().map(u64::to_string));
     for column in columns {
