@@ -224,7 +224,10 @@ impl<'a> Engine<'a> {
         let session = &mut self.sessions[number];
         match self.plan.work {
             Work::Fill { .. } if self.left == 0 => return,
-            Work::Fill { .. } => self.left -= 1,
+            Work::Fill { .. } => {
+                self.left -= 1;
+                session.page = Page::Download;
+            }
             Work::Users { .. } => session.page = session.page.after(&mut session.random),
         }
         session.begun = Instant::now();
