@@ -47,11 +47,17 @@ impl Lab {
         let namespace = self.namespace(place)?;
         let _lock = Lock::acquire()?;
         let connected = |network: &Network| place.address(*network).is_some();
+        let wait_ns = 1000 * u64::from(self.rx_usecs(place));
+        // A receive path that had something to do looks again after that time, and is not woken meanwhile.
+        let defer = u32::from(wait_ns > 0);
         for network in Network::ALL.into_iter().filter(connected) {
             let interface = network.interface();
             group.adopt_receive_path(interface, || {
+                let settings = format!("/sys/class/net/{interface}");
                 let script = format!(
-                    "ethtool -K {interface} gro on && echo 1 > /sys/class/net/{interface}/threaded"
+                    "ethtool -K {interface} gro on && echo 1 > {settings}/threaded && \
+                     echo {wait_ns} > {settings}/gro_flush_timeout && \
+                     echo {defer} > {settings}/napi_defer_hard_irqs"
                 );
                 // /sys/class/net shows the namespace that /sys was mounted in: `ip netns exec`
                 // mounts it anew.
@@ -62,6 +68,13 @@ impl Lab {
             })?;
         }
         self.receive_in_thread(place, true)
+    }
+
+    fn rx_usecs(&self, place: Place) -> u32 {
+        match place {
+            Place::Node(i) => self.spec().nodes[usize::from(i) - 1].rx_usecs,
+            Place::Hub | Place::Client(_) => 0,
+        }
     }
 
     /// Has the kernel threads of a counted place's receive path do its work, as they do from the start, or has the

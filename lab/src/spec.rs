@@ -63,6 +63,9 @@ pub struct LabSpec {
 pub struct NodeSpec {
     /// Cores that the node's processes and its receive path may use together, such as 0.1.
     pub cpu_quota: Option<f32>,
+    /// Microseconds that received frames may wait for more to come before the receive path of a node with a CPU quota runs,
+    /// as a network card's interrupts do (`ethtool -C`, `rx-usecs`). 0: it runs for each frame.
+    pub rx_usecs: u32,
     /// Bytes of memory, page cache included, that the node's processes may use together.
     pub memory_limit: Option<u64>,
     /// A directory on a disk of its own, with a cache and a speed of its own: see
@@ -237,6 +240,12 @@ impl LabSpec {
             {
                 return invalid(format!(
                     "CPU quota {quota} of {place}; write cores, from 0.01"
+                ));
+            }
+            if node.rx_usecs > 1_000_000 || (node.rx_usecs > 0 && node.cpu_quota.is_none()) {
+                return invalid(format!(
+                    "rx_usecs = {} of {place}; it goes with a CPU quota, and to a second",
+                    node.rx_usecs
                 ));
             }
             let of_disk = node.disk.as_ref().and_then(|disk| disk.memory_limit);

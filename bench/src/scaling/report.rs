@@ -10,6 +10,10 @@ pub(super) fn begin(name: &str, bytes: u16, options: &Options, seconds: u32) -> 
     let mut report = Report::new(name);
     report.set_up("bytes", bytes);
     report.set_up("share of a core for each node", options.cpu);
+    report.set_up(
+        "received frames wait, us",
+        format!("{:.0}", super::RX_USECS / f64::from(options.cpu)),
+    );
     report.set_up("connections kept busy", options.connections);
     report.set_up("seconds", seconds);
     report.set_up("virtual nodes", "63 per inspecting node");
