@@ -18,6 +18,10 @@ mod keepalive;
 mod latency;
 mod load;
 mod peers;
+mod cpu;
+mod filter;
+mod load;
+mod packets;
 mod plot;
 mod progress;
 mod run;
@@ -25,6 +29,7 @@ mod scaling;
 mod small;
 mod splice;
 mod support;
+mod staged;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,6 +84,8 @@ enum Experiment {
     Table3(support::Options),
     /// The paper's Table 4: disk reads of the Support workload, by layer 4 and by content. (The run is Table 3's, too.)
     Table4(support::Options),
+    /// Nanoseconds per packet of each verdict of the filter, and of dropping another node's packet.
+    Filter(filter::Options),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
             Experiment::EchoServer(_) => Ok(()),
             Experiment::Table3(options) => support::run("table3", options, &run),
             Experiment::Table4(options) => support::run("table4", options, &run),
+            Experiment::Filter(options) => filter::run(options, &run),
         }
     };
     match measure() {

@@ -101,6 +101,21 @@ impl NodeGroup {
         (!dirs.is_empty()).then_some(Self { dirs })
     }
 
+    /// The processes and kernel threads in the group.
+    pub(crate) fn processes(&self) -> BTreeSet<u32> {
+        let lists = self
+            .dirs
+            .iter()
+            .filter_map(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok());
+        lists
+            .flat_map(|list| {
+                list.lines()
+                    .filter_map(|line| line.parse().ok())
+                    .collect::<Vec<u32>>()
+            })
+            .collect()
+    }
+
     /// A command that enters the group and then becomes `command`, so that no child of it escapes.
     pub(crate) fn wrap(&self, command: &Command) -> Command {
         let mut script = String::new();

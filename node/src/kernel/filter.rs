@@ -33,6 +33,8 @@ pub mod adopt;
 mod settings;
 mod test_run;
 
+pub use test_run::Ran;
+
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DTS_EBPF_OBJECT"));
 
 /// The programs, in the order of loading.
