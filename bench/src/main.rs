@@ -21,6 +21,7 @@ mod peers;
 mod cpu;
 mod filter;
 mod load;
+mod nodes;
 mod packets;
 mod plot;
 mod progress;
@@ -86,6 +87,8 @@ enum Experiment {
     Table4(support::Options),
     /// Nanoseconds per packet of each verdict of the filter, and of dropping another node's packet.
     Filter(filter::Options),
+    /// What the other nodes' packets cost a node, as nodes grow to 64.
+    Nodes(nodes::Options),
 }
 
 fn main() -> ExitCode {
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
             Experiment::Table3(options) => support::run("table3", options, &run),
             Experiment::Table4(options) => support::run("table4", options, &run),
             Experiment::Filter(options) => filter::run(options, &run),
+            Experiment::Nodes(options) => nodes::run(options, &run),
         }
     };
     match measure() {

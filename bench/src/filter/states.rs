@@ -34,11 +34,12 @@ const AGREED: u32 = AGREED_SACK | AGREED_TIMESTAMPS | AGREED_SCALE;
 /// Requests that the filter hands over: it has answered their SYNs, and its cookies are in them.
 pub(super) fn requests(staged: &Staged, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
     let flows = staged.flows(count, ADOPT, true)?;
-    flows.iter().map(|flow| request(staged, flow)).collect()
+    let frames = flows.iter().map(|flow| Ok(request(staged, flow)?.0));
+    frames.collect()
 }
 
-/// The request of a connection whose SYN the filter answers.
-pub(crate) fn request(staged: &Staged, flow: &FlowKey) -> anyhow::Result<Vec<u8>> {
+/// The request of a connection whose SYN the filter answers, and the answer's sequence number and timestamp.
+pub(crate) fn request(staged: &Staged, flow: &FlowKey) -> anyhow::Result<(Vec<u8>, (u32, u32))> {
     let answer = staged.once("front_ingress", &Segment::syn(flow).frame())?;
     let (cookie, tsval) = read_syn_ack(&answer.frame).context("the SYN was not answered")?;
     let segment = Segment {
@@ -46,7 +47,7 @@ pub(crate) fn request(staged: &Staged, flow: &FlowKey) -> anyhow::Result<Vec<u8>
         payload: b"GET /n2/1k HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
         ..Segment::of_client(flow, X + 1, cookie.wrapping_add(1), DATA)
     };
-    Ok(segment.frame())
+    Ok((segment.frame(), (cookie, tsval)))
 }
 
 /// Spliced connections of this node's server, in the middle.
