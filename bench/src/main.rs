@@ -19,6 +19,7 @@ mod latency;
 mod load;
 mod peers;
 mod cpu;
+mod fig4;
 mod filter;
 mod load;
 mod nodes;
@@ -85,6 +86,8 @@ enum Experiment {
     Table3(support::Options),
     /// The paper's Table 4: disk reads of the Support workload, by layer 4 and by content. (The run is Table 3's, too.)
     Table4(support::Options),
+    /// One handover by splice and one by adoption, segment by segment (the paper's Fig. 4).
+    Fig4(fig4::Options),
     /// Nanoseconds per packet of each verdict of the filter, and of dropping another node's packet.
     Filter(filter::Options),
     /// What the other nodes' packets cost a node, as nodes grow to 64.
@@ -111,6 +114,7 @@ fn main() -> ExitCode {
             Experiment::EchoServer(_) => Ok(()),
             Experiment::Table3(options) => support::run("table3", options, &run),
             Experiment::Table4(options) => support::run("table4", options, &run),
+            Experiment::Fig4(options) => fig4::run(options, &run),
             Experiment::Filter(options) => filter::run(options, &run),
             Experiment::Nodes(options) => nodes::run(options, &run),
         }

@@ -40,7 +40,7 @@ impl Run {
 pub(crate) struct Report {
     name: String,
     set_up: String,
-    files: Vec<(String, String)>,
+    files: Vec<(String, Vec<u8>)>,
     summary: String,
 }
 
@@ -70,7 +70,12 @@ impl Report {
 
     /// Adds a file, such as raw figures (`raw.csv`) or a plot (`throughput.svg`).
     pub(crate) fn file(&mut self, name: &str, text: impl Into<String>) {
-        self.files.push((name.to_owned(), text.into()));
+        self.bytes(name, text.into().into_bytes());
+    }
+
+    /// Adds a file that is no text, such as captured packets.
+    pub(crate) fn bytes(&mut self, name: &str, bytes: Vec<u8>) {
+        self.files.push((name.to_owned(), bytes));
     }
 
     /// Adds Markdown to the summary.
@@ -88,8 +93,8 @@ impl Report {
         let folder = run.runs.join(format!("{date}-{}", self.name));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let own = [
-            ("set-up.txt".to_owned(), self.set_up),
-            ("summary.md".to_owned(), self.summary.clone()),
+            ("set-up.txt".to_owned(), self.set_up.into_bytes()),
+            ("summary.md".to_owned(), self.summary.clone().into_bytes()),
         ];
         for (file, text) in own.iter().chain(&self.files) {
             fs::write(folder.join(file), text)

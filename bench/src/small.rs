@@ -58,7 +58,7 @@ pub(crate) fn first_byte(lab: &Lab) -> anyhow::Result<Pair> {
 }
 
 /// Ports of the client's whose connections the one node inspects.
-fn ports(lab: &Lab, address: Ipv4Addr) -> anyhow::Result<Vec<u16>> {
+pub(crate) fn ports(lab: &Lab, address: Ipv4Addr) -> anyhow::Result<Vec<u16>> {
     let mut ports = Vec::new();
     for port in 10_000..10_200 {
         let query = RingQuery {
