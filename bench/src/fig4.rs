@@ -86,7 +86,7 @@ fn add(method: &str, seen: &[Seen], raw: &mut String, table: &mut String) {
         let us = seen.first_byte.as_secs_f64() * 1e6;
         let counts = [
             sequence.between_nodes(),
-            sequence.from_client(),
+            sequence.by_client(),
             sequence.to_client(),
         ];
         let [between, from, to] = counts;

@@ -21,6 +21,7 @@ mod peers;
 mod cpu;
 mod fig4;
 mod filter;
+mod flood;
 mod load;
 mod nodes;
 mod packets;
@@ -90,6 +91,8 @@ enum Experiment {
     Fig4(fig4::Options),
     /// Nanoseconds per packet of each verdict of the filter, and of dropping another node's packet.
     Filter(filter::Options),
+    /// A SYN flood beside legitimate clients: adopt, splice, and a plain kernel.
+    Flood(flood::Options),
     /// What the other nodes' packets cost a node, as nodes grow to 64.
     Nodes(nodes::Options),
 }
@@ -116,6 +119,7 @@ fn main() -> ExitCode {
             Experiment::Table4(options) => support::run("table4", options, &run),
             Experiment::Fig4(options) => fig4::run(options, &run),
             Experiment::Filter(options) => filter::run(options, &run),
+            Experiment::Flood(options) => flood::run(options, &run),
             Experiment::Nodes(options) => nodes::run(options, &run),
         }
     };

@@ -215,14 +215,6 @@ impl Lab {
         }
     }
 
-    /// The processes of a node that has a CPU quota or a memory limit, and with a CPU quota the kernel threads of its receive
-    /// path; none for other places.
-    pub fn node_processes(&self, place: Place) -> Result<Vec<u32>> {
-        self.spec.check_place(place)?;
-        let group = self.group(place);
-        Ok(group.map_or_else(Vec::new, |group| group.processes().into_iter().collect()))
-    }
-
     /// Starts a program under a name of its own, in the place's namespace and control group.
     pub(crate) fn spawn_tagged(
         &self,

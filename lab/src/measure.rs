@@ -38,6 +38,14 @@ impl Lab {
         })
     }
 
+    /// The processes of a node that has a CPU quota or a memory limit, and with a CPU quota the kernel threads of its receive
+    /// path; none for other places.
+    pub fn node_processes(&self, place: Place) -> Result<Vec<u32>> {
+        self.spec().check_place(place)?;
+        let group = self.group(place);
+        Ok(group.map_or_else(Vec::new, |group| group.processes().into_iter().collect()))
+    }
+
     /// What `ss` prints in a place, such as the TCP sockets with their state: `&["-tin"]`.
     pub fn ss(&self, place: Place, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("ss");

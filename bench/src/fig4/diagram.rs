@@ -36,7 +36,7 @@ pub(super) fn text(sequence: &Sequence) -> String {
     }
     let [client, inspecting, processing] = columns(sequence).map(|p| p.to_string());
     let heads = [
-        format!("{client}"),
+        client,
         format!("{inspecting}, inspects"),
         format!("{processing}, processes"),
     ];

@@ -142,7 +142,7 @@ impl Sequence {
     }
 
     /// Segments that the client sent.
-    pub(super) fn from_client(&self) -> usize {
+    pub(super) fn by_client(&self) -> usize {
         self.count(|arrow| arrow.from == self.client)
     }
 

@@ -259,7 +259,7 @@ fn back() -> Vec<Row> {
             "handed-over request with a forged tag, adopt",
             BACK_IN,
             DropReason::BadTag,
-            |staged, count| forged_adoptions(staged, count),
+            forged_adoptions,
         ),
         done(
             "request on a handover connection, leaving, splice",
