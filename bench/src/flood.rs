@@ -4,6 +4,7 @@ mod clients;
 mod memory;
 mod syns;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use dts_lab::{ClusterSpec, FileSet, Lab, LabGuard, LabSpec, Network, Place, VIP};
+use dts_node::admin::Client;
 
 use self::clients::{BODY, Load, Outcome};
 use self::memory::Memory;
@@ -105,6 +107,8 @@ struct Phase {
     /// Of all nodes.
     cpu: Duration,
     memory: Memory,
+    /// What DTS's filters have counted, by name.
+    verdicts: BTreeMap<String, u64>,
 }
 
 /// A side's round.
@@ -216,6 +220,7 @@ fn phase(lab: &Lab, side: Side, load: &Load, syns: u32) -> anyhow::Result<Phase>
         Ok(sum)
     };
     let before = counted()?;
+    let verdicts_before = verdicts(lab)?;
     let begin = Instant::now();
     let stop = AtomicBool::new(false);
     let most = load.duration + Duration::from_secs(5);
@@ -232,6 +237,10 @@ fn phase(lab: &Lab, side: Side, load: &Load, syns: u32) -> anyhow::Result<Phase>
     });
     let seconds = begin.elapsed().as_secs_f64();
     let after = counted()?;
+    let mut verdicts = verdicts(lab)?;
+    for (name, count) in &mut verdicts {
+        *count -= verdicts_before.get(name).copied().unwrap_or(0);
+    }
     let panicked = |_| anyhow!("a thread of the measurement has panicked");
     Ok(Phase {
         clients: clients??,
@@ -241,7 +250,23 @@ fn phase(lab: &Lab, side: Side, load: &Load, syns: u32) -> anyhow::Result<Phase>
         sent: after.1 - before.1,
         cpu: after.2.saturating_sub(before.2),
         memory: memory.map_err(panicked)?,
+        verdicts,
     })
+}
+
+/// What the nodes' filters have counted, in all; nothing where no daemon runs.
+fn verdicts(lab: &Lab) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut sum = BTreeMap::new();
+    if !lab.spec().cluster.daemons {
+        return Ok(sum);
+    }
+    for node in 1..=NODES {
+        let stats = Client::connect(&lab.daemon_socket(node))?.stats()?;
+        for (name, count) in stats.actions.into_iter().chain(stats.drops) {
+            *sum.entry(name).or_default() += count;
+        }
+    }
+    Ok(sum)
 }
 
 /// The figures of a phase, with their names.
@@ -297,6 +322,9 @@ fn csv(results: &[Vec<Round>]) -> String {
                 );
                 line("daemons' maps, KiB", round.maps as f64);
                 line("requests", phase.clients.tried as f64);
+                for (verdict, count) in phase.verdicts.iter().filter(|(_, count)| **count > 0) {
+                    line(&format!("filter, {verdict}"), *count as f64);
+                }
                 for (why, count) in &phase.clients.failures {
                     line(&format!("failed, {why}"), *count as f64);
                 }
@@ -343,7 +371,7 @@ fn failures(results: &[Vec<Round>]) -> String {
     let mut text =
         String::from("| side, under the flood | failed requests | why |\n|---|---|---|\n");
     for (side, rounds) in SIDES.iter().zip(results) {
-        let mut all = std::collections::BTreeMap::<&str, u64>::new();
+        let mut all = BTreeMap::<&str, u64>::new();
         for (why, count) in rounds
             .iter()
             .flat_map(|round| &round.flood.clients.failures)
