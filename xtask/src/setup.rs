@@ -65,11 +65,6 @@ const PROGRAMS: [Program; 17] = [
     ),
     program("tcpdump", "tcpdump", "captures handovers"),
     program(
-        "iptables",
-        "iptables",
-        "drops what is another node's, to compare with",
-    ),
-    program(
         "ping",
         "iputils-ping",
         "asks who answers for the shared address",
