@@ -28,10 +28,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
     /// Connections that the client keeps busy.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
     /// The cores that each node may use.
-    #[arg(long, default_value_t = 0.04)]
+    #[arg(long, default_value_t = 0.1)]
     cpu: f32,
     /// How connections are handed over: `adopt` or `splice`.
     #[arg(long, default_value = "adopt", value_parser = ["adopt", "splice"])]

@@ -32,7 +32,7 @@ const PORT: u16 = 7000;
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Numbers of nodes, each from 1 to 16.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,6,8")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
     nodes: Vec<u8>,
     /// How often each cluster is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -41,10 +41,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
     /// The part of a core that each node may use.
-    #[arg(long, default_value_t = 0.04)]
+    #[arg(long, default_value_t = 0.1)]
     cpu: f32,
     /// Connections that the client keeps busy.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
     /// How connections are handed over; both if not given.
     #[arg(long, value_parser = ["adopt", "splice"])]
