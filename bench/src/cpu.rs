@@ -1,10 +1,9 @@
-//! Processor time of processes and kernel threads, by the scheduler's own count (`/proc/PID/task/TID/schedstat`).
+//! Processor time of a kernel thread, by the scheduler's own count (`/proc/PID/task/TID/schedstat`).
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dts_lab::{Lab, Place};
 
 /// The name of a process.
 pub(crate) fn name(pid: u32) -> Option<String> {
@@ -17,20 +16,6 @@ pub(crate) fn of_thread(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/schedstat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     parse(&text).with_context(|| format!("cannot read {path}: {text}"))
-}
-
-/// What the processes of a node have used so far, its receive path included; the node has a CPU quota. Processes that end
-/// take their time with them.
-pub(crate) fn of_node(lab: &Lab, place: Place) -> anyhow::Result<Duration> {
-    let mut sum = Duration::ZERO;
-    for pid in lab.node_processes(place)? {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-        for task in tasks.into_iter().flatten().flatten() {
-            let text = fs::read_to_string(task.path().join("schedstat"));
-            sum += text.ok().and_then(|text| parse(&text)).unwrap_or_default();
-        }
-    }
-    Ok(sum)
 }
 
 /// The first number: nanoseconds on a processor.

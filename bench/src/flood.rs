@@ -18,7 +18,6 @@ use dts_node::admin::Client;
 
 use self::clients::{BODY, Load, Outcome};
 use self::memory::Memory;
-use crate::cpu;
 use crate::plot::bars;
 use crate::progress::Progress;
 use crate::run::{Report, Run, extremes, figure, median};
@@ -215,7 +214,7 @@ fn phase(lab: &Lab, side: Side, load: &Load, syns: u32) -> anyhow::Result<Phase>
             let counters = lab.counters(*place, Network::Front.interface())?;
             sum.0 += counters.rx_frames;
             sum.1 += counters.tx_frames;
-            sum.2 += cpu::of_node(lab, *place)?;
+            sum.2 += lab.cpu_time(*place)?;
         }
         Ok(sum)
     };

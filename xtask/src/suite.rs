@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Crates whose tests (`tests/`) build clusters in network namespaces: as root, one at a time.
-const ON_REAL_KERNELS: [&str; 3] = ["dts-lab", "dts-node", "dts"];
+const ON_REAL_KERNELS: [&str; 4] = ["dts-lab", "dts-node", "dts", "dts-bench"];
 
 /// How long each parser is given random input with every run of the tests, in seconds.
 const FUZZED: u32 = 5;
