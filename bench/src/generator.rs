@@ -76,6 +76,13 @@ impl Seen {
         self.answered as f64 / self.time.as_secs_f64()
     }
 
+    /// Why requests failed, and how many, as `reset 2 timeout 5`.
+    pub(crate) fn reasons(&self) -> String {
+        let reasons = self.failed.iter();
+        let reasons: Vec<_> = reasons.map(|(why, count)| format!("{why} {count}")).collect();
+        reasons.join(" ")
+    }
+
     /// Requests that failed, all reasons together.
     pub(crate) fn failures(&self) -> u64 {
         self.failed.values().sum()

@@ -82,6 +82,8 @@ struct Measured {
     /// Connections per second.
     rate: f64,
     failed: u64,
+    /// Why they failed, and how many, as `reset 2 timeout 5`.
+    reasons: String,
     /// The 50th and 99th percentile, in milliseconds, from a connection's beginning to its echo.
     latency: (f64, f64),
     /// What part of its share each node used, `n1` first.
@@ -172,6 +174,7 @@ fn measure(
         setting: setting.clone(),
         rate: seen.rate(),
         failed: seen.failures(),
+        reasons: seen.reasons(),
         latency: (
             seen.latency.value_at_quantile(0.5) as f64 / 1000.0,
             seen.latency.value_at_quantile(0.99) as f64 / 1000.0,

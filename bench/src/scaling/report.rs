@@ -158,13 +158,13 @@ fn ratio(all: &[Measured], handover: &str) -> Option<String> {
 
 fn raw(all: &[Measured]) -> String {
     let mut text =
-        "handover,inspectors,nodes,rate,failed,p50_ms,p99_ms,client_cores,idle,shares_used\n"
+        "handover,inspectors,nodes,rate,failed,p50_ms,p99_ms,client_cores,idle,shares_used,reasons\n"
             .to_owned();
     for m in all {
         let shares: Vec<String> = m.nodes.iter().map(|s| format!("{s:.3}")).collect();
         let _ = writeln!(
             text,
-            "{},{},{},{:.1},{},{:.2},{:.2},{:.3},{:.3},{}",
+            "{},{},{},{:.1},{},{:.2},{:.2},{:.3},{:.3},{},{}",
             m.setting.handover,
             m.setting.inspectors.name(),
             m.setting.nodes,
@@ -174,7 +174,8 @@ fn raw(all: &[Measured]) -> String {
             m.latency.1,
             m.client,
             m.idle,
-            shares.join(" ")
+            shares.join(" "),
+            m.reasons
         );
     }
     text
