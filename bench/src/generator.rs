@@ -79,7 +79,9 @@ impl Seen {
     /// Why requests failed, and how many, as `reset 2 timeout 5`.
     pub(crate) fn reasons(&self) -> String {
         let reasons = self.failed.iter();
-        let reasons: Vec<_> = reasons.map(|(why, count)| format!("{why} {count}")).collect();
+        let reasons: Vec<_> = reasons
+            .map(|(why, count)| format!("{why} {count}"))
+            .collect();
         reasons.join(" ")
     }
 

@@ -4,10 +4,10 @@
 //! measurement changes what the filter knows, and counters say exactly what became of the frames. The programs run in the
 //! namespace of a lab's node: the sockets that they find are that node's.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -54,7 +54,7 @@ pub(crate) struct Staged {
     pub(crate) filter: Filter,
     current: Current,
     /// Clients of flows that were used: with the same cookie, a second connection of a flow would be the first one.
-    seen: RefCell<HashSet<(Addr, u16)>>,
+    seen: Mutex<HashSet<(Addr, u16)>>,
 }
 
 impl Staged {
@@ -67,7 +67,7 @@ impl Staged {
         let staged = Self {
             filter: Filter::load(&pins, CONNECTIONS)?,
             current: current(members)?,
-            seen: RefCell::default(),
+            seen: Mutex::default(),
         };
         staged.tell(lab)?;
         staged.tell_members(members)?;
@@ -150,7 +150,10 @@ impl Staged {
     /// Different random flows, which nobody has had before, to a port of the VIP, all of them this node's, or all another's.
     pub(crate) fn flows(&self, count: usize, port: u16, own: bool) -> anyhow::Result<Vec<FlowKey>> {
         let mut random = SmallRng::seed_from_u64(u64::from(rand::random::<u32>()));
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self
+            .seen
+            .lock()
+            .map_err(|_| anyhow!("another thread has failed"))?;
         let mut flows = Vec::new();
         // Of 64 nodes one in 64 is this node's.
         for _ in 0..count.saturating_mul(2000) {

@@ -59,7 +59,13 @@ fn names(files: &[(String, Vec<u8>)]) -> BTreeSet<&str> {
 fn a_handover_is_drawn() {
     let files = run(&["fig4", "--handovers", "2"]);
     let names = names(&files);
-    for expected in ["set-up.txt", "summary.md", "raw.csv", "splice.svg", "adopt.svg"] {
+    for expected in [
+        "set-up.txt",
+        "summary.md",
+        "raw.csv",
+        "splice.svg",
+        "adopt.svg",
+    ] {
         assert!(names.contains(expected), "{names:?}");
     }
 }
