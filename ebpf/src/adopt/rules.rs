@@ -37,7 +37,7 @@ pub(super) fn rule(
 ) -> u32 {
     // Nobody must take what another packet has left for this one's.
     room.head = Head::new(false, 0);
-    if service.rules & rules::BYTES != 0 && u32::from(segment.tcp.header.payload) >= service.table {
+    if service.rules & rules::BYTES != 0 && segment.tcp.header.payload >= service.table {
         return service.default;
     }
     if service.rules & rules::LINE == 0 {
