@@ -101,6 +101,11 @@ impl NodeGroup {
         (!dirs.is_empty()).then_some(Self { dirs })
     }
 
+    /// Its directories, one per hierarchy.
+    pub(crate) fn dirs(&self) -> &BTreeSet<PathBuf> {
+        &self.dirs
+    }
+
     /// The processes and kernel threads in the group.
     pub(crate) fn processes(&self) -> BTreeSet<u32> {
         let lists = self
@@ -253,7 +258,7 @@ pub(crate) fn find(root: &Path, controller: &'static str) -> Result<Hierarchy> {
 }
 
 /// The places where labs' groups may be.
-pub(crate) fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
+fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
     let trees = [
         root.join("cpu"),
         root.join("cpuacct"),

@@ -57,14 +57,10 @@ impl Lab {
     /// Starts a node's daemon and waits until it answers at its socket. Does nothing when it is
     /// running. Its CPU quota is lifted meanwhile.
     pub fn start_daemon(&self, node: u8) -> Result<()> {
-        let place = Place::Node(node);
-        self.set_quota(place, false)?;
-        let started = match self.launch_daemon(node)? {
-            Some(process) => self.wait_for_daemon(node, &process),
-            None => Ok(()),
-        };
-        self.set_quota(place, true)?;
-        started
+        if let Some(process) = self.launch_daemon(node)? {
+            self.wait_for_daemon(node, &process)?;
+        }
+        Ok(())
     }
 
     /// Sends a node's daemon a signal and waits until it has ended.
@@ -130,10 +126,12 @@ impl Lab {
         }
     }
 
+    /// Starts a node's daemon unless it is running; the node's CPU quota is lifted until [`Lab::wait_for_daemon`].
     fn launch_daemon(&self, node: u8) -> Result<Option<LabProcess>> {
         if self.daemon(node).is_some() {
             return Ok(None);
         }
+        self.set_quota(Place::Node(node), false)?;
         mount_bpf_fs()?;
         let mut command = Command::new(&self.spec().dts_exe);
         command
@@ -149,9 +147,11 @@ impl Lab {
     fn wait_for_daemon(&self, node: u8, process: &LabProcess) -> Result<()> {
         let socket = self.daemon_socket(node);
         let what = format!("the daemon of n{node}");
-        self.wait_ready(&what, process, START, || {
+        let ready = self.wait_ready(&what, process, START, || {
             UnixStream::connect(&socket).is_ok()
-        })
+        });
+        self.set_quota(Place::Node(node), true)?;
+        ready
     }
 
     fn daemon_toml(&self, node: u8) -> String {

@@ -4,6 +4,7 @@
 //! Only programs that [`Lab::spawn_on_disk`] starts are in the group. A node's other programs, such as
 //! an application server whose heap has nothing to do with the disk, don't take memory from its page cache.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,10 +13,10 @@ use std::process::Command;
 
 use rustix::fs::{Advice, fadvise, statvfs};
 
-use crate::cgroup::{self, Hierarchy};
+use crate::cgroup::{self, Hierarchy, NodeGroup};
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
-use crate::process::{LabProcess, copy_settings};
+use crate::process::LabProcess;
 use crate::spec::{DiskSpec, Place};
 
 /// The directory with a subdirectory per lab; unlike `/run`, it is not in memory.
@@ -23,9 +24,9 @@ const ROOT: &str = "/var/tmp/dts-lab";
 /// What must stay free on the file system.
 const RESERVE: u64 = 2 << 30;
 
-/// A control group's directories, one per hierarchy, and the device that is limited and counted.
+/// A control group, and the device that is limited and counted.
 pub(crate) struct DiskGroup {
-    dirs: Vec<PathBuf>,
+    group: NodeGroup,
     io: Io,
     /// Major and minor number, `254:0`.
     device: String,
@@ -75,7 +76,7 @@ impl Lab {
         let group = self.disk_group(place)?;
         let program = Path::new(command.get_program());
         let tag = program.file_name().unwrap_or_default().to_string_lossy();
-        self.spawn_tagged(place, &format!("{tag}-disk"), &group.wrap(command))
+        self.spawn_tagged(place, &format!("{tag}-disk"), &group.group.wrap(command))
     }
 
     /// Bytes that a node's programs on its disk have read from it, not from memory, since the lab was made.
@@ -107,7 +108,8 @@ impl Lab {
 
     pub(crate) fn disk_group(&self, place: Place) -> Result<DiskGroup> {
         let group = self.disk_group_name(place);
-        DiskGroup::open(Path::new(cgroup::ROOT), &group, &self.disk_dir(place))
+        let device = device_of(&self.disk_dir(place))?;
+        DiskGroup::open(Path::new(cgroup::ROOT), &group, device)
     }
 
     /// Makes a node's directory and group, if it is to have them.
@@ -119,7 +121,8 @@ impl Lab {
         let dir = self.disk_dir(place);
         fs::create_dir_all(&dir).map_err(LabError::io("cannot make directory", &dir))?;
         let root = Path::new(cgroup::ROOT);
-        DiskGroup::create(root, &self.disk_group_name(place), &dir, spec).map(drop)
+        let device = device_of(&dir)?;
+        DiskGroup::create(root, &self.disk_group_name(place), device, spec).map(drop)
     }
 
     fn disk_group_name(&self, place: Place) -> String {
@@ -129,7 +132,7 @@ impl Lab {
 }
 
 impl DiskGroup {
-    fn create(root: &Path, group: &str, dir: &Path, spec: &DiskSpec) -> Result<Self> {
+    fn create(root: &Path, group: &str, device: String, spec: &DiskSpec) -> Result<Self> {
         match cgroup::find(root, "blkio") {
             Ok(Hierarchy::V1(tree)) => drop(cgroup::make(&tree, group)?),
             _ => match cgroup::find(root, "io")? {
@@ -146,58 +149,36 @@ impl DiskGroup {
         if let Some(bytes) = spec.memory_limit {
             cgroup::write(&memory, file, &bytes.to_string())?;
         }
-        let group = Self::open(root, group, dir)?;
+        let group = Self::open(root, group, device)?;
         if spec.read_bps.is_some() {
             group.set_read_bps(spec.read_bps)?;
         }
         Ok(group)
     }
 
-    fn open(root: &Path, group: &str, dir: &Path) -> Result<Self> {
-        let dirs: Vec<PathBuf> = cgroup::directories(root)
-            .map(|parent| parent.join(group))
-            .filter(|dir| dir.is_dir())
-            .collect();
-        let v1 = dirs.iter().find(|dir| dir.starts_with(root.join("blkio")));
-        let v2 = dirs
-            .iter()
-            .find(|dir| !dir.starts_with(root.join("memory")));
-        let io = match (v1, v2) {
-            (Some(dir), _) => Io::V1(dir.clone()),
-            (None, Some(dir)) => Io::V2(dir.clone()),
-            (None, None) => {
-                return Err(LabError::InvalidSpec(format!(
-                    "there is no control group {group}: the node has no disk"
-                )));
+    fn open(root: &Path, name: &str, device: String) -> Result<Self> {
+        let group = NodeGroup::open(root, name);
+        let v1 = root.join("blkio");
+        let io = group.as_ref().and_then(|group| {
+            let dirs = || group.dirs().iter();
+            match dirs().find(|dir| dir.starts_with(&v1)) {
+                Some(dir) => Some(Io::V1(dir.clone())),
+                None => dirs()
+                    .find(|dir| !dir.starts_with(root.join("memory")))
+                    .map(|dir| Io::V2(dir.clone())),
             }
-        };
-        let device = device_of(dir)?;
-        Ok(Self { dirs, io, device })
+        });
+        match (group, io) {
+            (Some(group), Some(io)) => Ok(Self { group, io, device }),
+            _ => Err(LabError::InvalidSpec(format!(
+                "there is no control group {name}: the node has no disk"
+            ))),
+        }
     }
 
     /// The processes in the group.
-    pub(crate) fn processes(&self) -> Vec<i32> {
-        let list = self.dirs.first().map(|dir| dir.join("cgroup.procs"));
-        let list = list.and_then(|path| fs::read_to_string(path).ok());
-        let list = list.unwrap_or_default();
-        list.lines().filter_map(|pid| pid.parse().ok()).collect()
-    }
-
-    /// A command that enters the group and then becomes `command`.
-    fn wrap(&self, command: &Command) -> Command {
-        let mut script = String::new();
-        for dir in &self.dirs {
-            // The paths come from a validated lab name: nothing to quote.
-            script += &format!("echo $$ > {}/cgroup.procs || exit 125; ", dir.display());
-        }
-        script += "exec \"$@\"";
-        let mut wrapped = Command::new("sh");
-        wrapped
-            .args(["-c", &script, "sh"])
-            .arg(command.get_program())
-            .args(command.get_args());
-        copy_settings(command, &mut wrapped);
-        wrapped
+    pub(crate) fn processes(&self) -> BTreeSet<u32> {
+        self.group.processes()
     }
 
     fn set_read_bps(&self, read_bps: Option<u64>) -> Result<()> {
@@ -230,7 +211,11 @@ impl DiskGroup {
 
     fn memory(&self) -> Result<u64> {
         let files = ["memory.usage_in_bytes", "memory.current"];
-        let paths = self.dirs.iter().flat_map(|dir| files.map(|f| dir.join(f)));
+        let paths = self
+            .group
+            .dirs()
+            .iter()
+            .flat_map(|dir| files.map(|f| dir.join(f)));
         let text = paths
             .filter_map(|path| fs::read_to_string(path).ok())
             .next();
@@ -345,10 +330,7 @@ mod tests {
             memory_limit: Some(64 << 20),
             read_bps: Some(2_000_000),
         };
-        let dir = tempfile::tempdir().unwrap();
-        let Ok(device) = device_of(dir.path()) else {
-            return eprintln!("skipped: the temporary directory is not on a block device");
-        };
+        let device = || "254:0".to_owned();
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
 
         let v1 = tempfile::tempdir().unwrap();
@@ -356,12 +338,12 @@ mod tests {
             fs::create_dir(v1.path().join(controller)).unwrap();
             fs::write(v1.path().join(controller).join("cgroup.procs"), "").unwrap();
         }
-        DiskGroup::create(v1.path(), "t-n1-disk", dir.path(), &spec).unwrap();
+        DiskGroup::create(v1.path(), "t-n1-disk", device(), &spec).unwrap();
         let limit = read(
             v1.path()
                 .join("blkio/dts-lab/t-n1-disk/blkio.throttle.read_bps_device"),
         );
-        assert_eq!(limit, format!("{device} 2000000"));
+        assert_eq!(limit, "254:0 2000000");
         let limit = read(
             v1.path()
                 .join("memory/dts-lab/t-n1-disk/memory.limit_in_bytes"),
@@ -370,10 +352,10 @@ mod tests {
 
         let v2 = tempfile::tempdir().unwrap();
         fs::write(v2.path().join("cgroup.controllers"), "cpu io memory\n").unwrap();
-        let group = DiskGroup::create(v2.path(), "t-n1-disk", dir.path(), &spec).unwrap();
+        let group = DiskGroup::create(v2.path(), "t-n1-disk", device(), &spec).unwrap();
         let limit = v2.path().join("dts-lab/t-n1-disk/io.max");
-        assert_eq!(read(limit.clone()), format!("{device} rbps=2000000"));
+        assert_eq!(read(limit.clone()), "254:0 rbps=2000000");
         group.set_read_bps(None).unwrap();
-        assert_eq!(read(limit), format!("{device} rbps=max"));
+        assert_eq!(read(limit), "254:0 rbps=max");
     }
 }

@@ -79,7 +79,7 @@ impl Drop for WaitSampler {
 }
 
 /// How many of a process's threads are in state D: they wait for a disk and nothing else can wake them.
-fn waiting(pid: i32) -> u32 {
+fn waiting(pid: u32) -> u32 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let stats = threads.into_iter().flatten().flatten();
     let waits = stats.filter(|thread| {

@@ -327,9 +327,6 @@ impl Lab {
         if self.spec.cluster.daemons {
             self.start_all_daemons()?;
         }
-        for place in self.spec.node_places() {
-            self.set_quota(place, true)?;
-        }
         guard::check_interrupted()
     }
 
@@ -345,7 +342,8 @@ impl Lab {
         if spec.cpu_quota.is_none() {
             return Ok(());
         }
-        self.thread_receive_path(place, &group)
+        self.thread_receive_path(place, &group)?;
+        self.set_quota(place, true)
     }
 
     /// Puts a node's CPU quota into force, or lifts it. Starting is not what a quota is to limit: the kernel's check of

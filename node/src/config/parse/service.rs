@@ -199,28 +199,13 @@ impl Inspection {
         );
         let on_undecided = table.or(report, "on_undecided", values::fate, fallback.on_undecided);
         let rules = rules(table, report, named);
-        if let Ok(protocol) = &protocol
-            && let Protocol::Bytes(bytes) = protocol.get_ref()
-        {
-            let undecided = undecided_bytes
-                .as_ref()
-                .map_or(usize::MAX, |n| *n.get_ref());
-            let has_rules =
-                !matches!((&rules, &keep_local), (Ok(r), Ok(k)) if r.is_empty() && k.is_empty());
-            let by_uri = matches!(default, Ok(Target::HashUri));
-            not_for_bytes(
-                report,
-                &protocol.span(),
-                has_rules,
-                by_uri,
-                usize::from(*bytes) > undecided,
-            )?;
-        }
-        Ok(Self {
+        let protocol = protocol?;
+        let span = protocol.span();
+        let inspection = Self {
             port: port?,
             handover: handover?.into_inner(),
             each_request: each_request?.into_inner(),
-            protocol: protocol?.into_inner(),
+            protocol: protocol.into_inner(),
             keep_local: keep_local?,
             rules: rules?,
             default: default?,
@@ -228,37 +213,36 @@ impl Inspection {
             undecided_time: Duration::from_millis(undecided_ms?.into_inner()),
             undecided_bytes: undecided_bytes?.into_inner(),
             on_undecided: on_undecided?.into_inner(),
-        })
+        };
+        inspection.check_protocol(report, &span)?;
+        Ok(inspection)
     }
-}
 
-/// Refuses what means nothing where requests are not read.
-fn not_for_bytes(
-    report: &mut Report<'_>,
-    span: &Range<usize>,
-    has_rules: bool,
-    by_uri: bool,
-    too_many: bool,
-) -> Result<(), Reported> {
-    let (what, help) = if has_rules {
-        (
-            "has no paths or hosts for `rule` and `keep_local` to look at",
-            "remove them: all connections go to the default target",
-        )
-    } else if by_uri {
-        (
-            "has no URI that the default target could be chosen by",
-            "write default = \"local\" or { nodes = [\"n1\"] }",
-        )
-    } else if too_many {
-        (
-            "waits for more bytes than `undecided_bytes` allows",
-            "raise `undecided_bytes`, or wait for fewer",
-        )
-    } else {
-        return Ok(());
-    };
-    Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
+    /// Refuses what means nothing where requests are not read.
+    fn check_protocol(&self, report: &mut Report<'_>, span: &Range<usize>) -> Result<(), Reported> {
+        let Protocol::Bytes(bytes) = self.protocol else {
+            return Ok(());
+        };
+        let (what, help) = if !self.rules.is_empty() || !self.keep_local.is_empty() {
+            (
+                "has no paths or hosts for `rule` and `keep_local` to look at",
+                "remove them: all connections go to the default target",
+            )
+        } else if self.default == Target::HashUri {
+            (
+                "has no URI that the default target could be chosen by",
+                "write default = \"local\" or { nodes = [\"n1\"] }",
+            )
+        } else if usize::from(bytes) > self.undecided_bytes {
+            (
+                "waits for more bytes than `undecided_bytes` allows",
+                "raise `undecided_bytes`, or wait for fewer",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
+    }
 }
 
 fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {

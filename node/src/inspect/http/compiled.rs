@@ -96,10 +96,7 @@ impl Compiled {
             let table = host.as_ref().map_or(0, |host| compiled.hosts[host]);
             compiled.add_table(table, &candidates(service, &rulings, host.as_deref()));
         }
-        compiled.bits = match service.protocol {
-            Protocol::Http => compiled.wanted_bits(service),
-            Protocol::Bytes(_) => rescue(service) | rules::BYTES,
-        };
+        compiled.bits = compiled.wanted_bits(service);
         compiled
     }
 
@@ -127,14 +124,22 @@ impl Compiled {
     /// What the service's entry says. Nothing when a name is no key, there is too much of something, or the
     /// inspector gives up on requests that the filter would read.
     fn wanted_bits(&self, service: &Service) -> u32 {
-        let rescue = rescue(service);
+        let rescue = match service.on_unreachable {
+            Fate::Default => rules::RESCUE,
+            Fate::Reset => 0,
+        };
+        if !self.sets.iter().all(|set| set.len() <= SET_NODES) {
+            return rescue;
+        }
+        if self.bytes.is_some() {
+            return rescue | rules::BYTES;
+        }
         let texts = self.paths.keys().chain(self.prefixes.keys());
         let fits = texts
             .map(|(_, text)| text.len())
             .all(|len| len <= RULE_PATH)
             // An empty name, which a rule writes as ".", is to the filter as good as none.
             && self.hosts.keys().all(|host| (1..=RULE_HOST).contains(&host.len()))
-            && self.sets.iter().all(|set| set.len() <= SET_NODES)
             && self.paths.len() + self.prefixes.len() + self.hosts.len() <= MOST_ENTRIES
             && service.undecided_bytes >= HEAD;
         if !fits {
@@ -150,14 +155,6 @@ impl Compiled {
             bits |= if is { bit } else { 0 };
         }
         bits
-    }
-}
-
-/// The bit that says what becomes of a connection whose target has no server for it.
-fn rescue(service: &Service) -> u32 {
-    match service.on_unreachable {
-        Fate::Default => rules::RESCUE,
-        Fate::Reset => 0,
     }
 }
 
@@ -203,18 +200,27 @@ mod tests {
 
     /// The bits of a service with one rule.
     fn bits(rule: &str) -> u32 {
+        bits_of(&format!("rule = [{{ {rule}, to = \"local\" }}]"))
+    }
+
+    /// The bits of a service with these lines, in a cluster of 17 nodes.
+    fn bits_of(lines: &str) -> u32 {
+        let members =
+            (1..=17).map(|n| format!("{{ id = \"n{n}\", address = \"198.18.1.{}\" }}", 10 + n));
+        let members: Vec<_> = members.collect();
+        let members = members.join(", ");
         let text = format!(
             r#"
             cluster = {{ name = "demo", secret_file = "/etc/dts/secret" }}
             node = {{ id = "n1", front = "eth0", back = "eth1", address = "198.18.1.11" }}
-            membership.members = [{{ id = "n1", address = "198.18.1.11" }}]
+            membership.members = [{members}]
             [[service]]
             name = "web"
             vip = "198.18.0.100"
             port = 80
             mode = "l7"
             inspector_port = 8081
-            rule = [{{ {rule}, to = "local" }}]"#
+            {lines}"#
         );
         let (config, _) = Config::parse(Path::new("dts.toml"), &text).unwrap();
         Compiled::new(&config.services[0]).bits & !rules::RESCUE
@@ -233,5 +239,14 @@ mod tests {
         // An empty name is not the same as none.
         assert_eq!(bits("host = \".\""), 0);
         assert_eq!(bits("path_prefix = \"/\""), PREFIX);
+        let nodes = |count| {
+            let nodes: Vec<_> = (1..=count).map(|n| format!("\"n{n}\"")).collect();
+            format!(
+                "protocol = {{ bytes = 4 }}\ndefault = {{ nodes = [{}] }}",
+                nodes.join(", ")
+            )
+        };
+        assert_eq!(bits_of(&nodes(SET_NODES)), rules::BYTES);
+        assert_eq!(bits_of(&nodes(SET_NODES + 1)), 0);
     }
 }
