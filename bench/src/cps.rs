@@ -34,6 +34,24 @@ pub(crate) struct Extent {
     pub(crate) nodes: u8,
 }
 
+impl Extent {
+    /// Builds the labs with the file in them, and describes them.
+    pub(crate) fn peers(&self, report: &mut Report, run: &Run) -> anyhow::Result<Peers> {
+        let plan = Plan {
+            nodes: self.nodes,
+            one_inspector: false,
+            count_cpu: false,
+            answers: Answers::Small,
+        };
+        let peers = Peers::up(plan, run)?;
+        peers.publish(FILE.0, FILE.1)?;
+        peers.describe(report)?;
+        report.set_up("seconds of each measurement", self.time.as_secs_f64());
+        report.set_up("connections", self.connections);
+        Ok(peers)
+    }
+}
+
 impl Options {
     pub(crate) fn extent(&self, quick: bool) -> anyhow::Result<Extent> {
         let (rounds, seconds) = match quick {
@@ -105,17 +123,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
     let mut report = Report::new("cps");
     let progress = Progress::new("cps", extent.rounds * Side::ALL.len());
     progress.begin("building the labs");
-    let plan = Plan {
-        nodes: extent.nodes,
-        one_inspector: false,
-        count_cpu: false,
-        answers: Answers::Small,
-    };
-    let peers = Peers::up(plan, run)?;
-    peers.publish(FILE.0, FILE.1)?;
-    peers.describe(&mut report)?;
-    report.set_up("seconds of each measurement", extent.time.as_secs_f64());
-    report.set_up("connections", extent.connections);
+    let peers = extent.peers(&mut report, run)?;
     let load = Load {
         requests: Requests::OwnNode,
         file: FILE,

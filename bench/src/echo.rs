@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -69,10 +68,6 @@ pub(crate) fn serve(options: &Options) -> anyhow::Result<()> {
 /// Starts the server in a place of a lab, and waits until it listens.
 pub(crate) fn start(lab: &Lab, place: Place, port: u16, bytes: u16) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("cannot find this program")?;
-    start_program(&own, lab, place, port, bytes)
-}
-
-fn start_program(own: &Path, lab: &Lab, place: Place, port: u16, bytes: u16) -> anyhow::Result<()> {
     let mut command = std::process::Command::new(own);
     command.args(["echo-server", &port.to_string(), &bytes.to_string()]);
     let process = lab.spawn(place, &command)?;

@@ -104,9 +104,9 @@ fn measure(points: u16, seconds: u32, options: &Options, run: &Run) -> anyhow::R
     let lab = cluster(&setting, BYTES, options.cpu, run, |spec| {
         spec.cluster.ring_toml = format!("virtual_nodes = {points}\n");
     })?;
-    let before = counted(&lab)?;
+    let before = counted(&lab, &options.handover)?;
     let (seen, _) = load(&lab, &workload(BYTES, seconds, options.connections))?;
-    let counts: Vec<f64> = counted(&lab)?
+    let counts: Vec<f64> = counted(&lab, &options.handover)?
         .iter()
         .zip(before)
         .map(|(after, before)| after.saturating_sub(before) as f64)
@@ -136,13 +136,15 @@ fn measure(points: u16, seconds: u32, options: &Options, run: &Run) -> anyhow::R
 }
 
 /// How many connections each node has begun to inspect.
-fn counted(lab: &Lab) -> anyhow::Result<Vec<u64>> {
+fn counted(lab: &Lab, handover: &str) -> anyhow::Result<Vec<u64>> {
     (1..=lab.spec().node_count())
         .map(|node| {
             let stats = Client::connect(&lab.daemon_socket(node))?.stats()?;
-            let adopted = stats.actions.get("syn_answered").copied().unwrap_or(0);
-            let spliced = stats.inspector.get("echo.accepted").copied().unwrap_or(0);
-            Ok(if adopted > 0 { adopted } else { spliced })
+            let count = match handover {
+                "adopt" => stats.actions.get("syn_answered"),
+                _ => stats.inspector.get("echo.accepted"),
+            };
+            Ok(count.copied().unwrap_or(0))
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! Requests per second on persistent connections: of one node's files, and of all nodes' files in turn.
 
 use crate::cps::{Extent, FILE, Options, Totals};
-use crate::peers::{Answers, CSV, Load, Peers, Plan, Requests, Row, Side, Table, bars};
+use crate::peers::{CSV, Load, Peers, Requests, Row, Side, Table, bars};
 use crate::progress::Progress;
 use crate::run::{Report, Run};
 
@@ -53,17 +53,7 @@ pub(crate) fn run(options: &Options, run: &Run) -> anyhow::Result<()> {
     let mut report = Report::new("keepalive");
     let progress = Progress::new("keepalive", extent.rounds * Side::ALL.len());
     progress.begin("building the labs");
-    let plan = Plan {
-        nodes: extent.nodes,
-        one_inspector: false,
-        count_cpu: false,
-        answers: Answers::Small,
-    };
-    let peers = Peers::up(plan, run)?;
-    peers.publish(FILE.0, FILE.1)?;
-    peers.describe(&mut report)?;
-    report.set_up("seconds of each measurement", extent.time.as_secs_f64());
-    report.set_up("connections", extent.connections);
+    let peers = extent.peers(&mut report, run)?;
     // Where the flow decides, it makes no difference what is asked for.
     let by_content: Vec<Side> = Side::ALL.into_iter().filter(|s| s.by_content()).collect();
     let mut same = Question::new("One node's files", Requests::OwnNode, &Side::ALL, &extent);

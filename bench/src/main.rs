@@ -43,7 +43,7 @@ use crate::run::Run;
 )]
 struct Cli {
     #[command(subcommand)]
-    experiment: Experiment,
+    command: Command,
     /// The `dts` program to measure.
     #[arg(long, default_value = "target/release/dts", global = true)]
     dts: PathBuf,
@@ -53,6 +53,15 @@ struct Cli {
     /// About a minute: the same code with fewer and shorter measurements.
     #[arg(long, global = true)]
     quick: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Experiment(Experiment),
+    /// The server of fig6 to fig8, which these start in the lab's nodes.
+    #[command(hide = true)]
+    EchoServer(echo::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,19 +96,17 @@ enum Experiment {
     Splice(load::Options),
     /// New connections, persistent ones and bulk downloads by adoption, beside direct connections and HAProxy.
     Adopt(load::Options),
-    /// The server of fig6 to fig8, which these start in the lab's nodes.
-    #[command(hide = true)]
-    EchoServer(echo::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let measure = || -> anyhow::Result<()> {
-        if let Experiment::EchoServer(options) = &cli.experiment {
-            return echo::serve(options);
-        }
+        let experiment = match &cli.command {
+            Command::Experiment(experiment) => experiment,
+            Command::EchoServer(options) => return echo::serve(options),
+        };
         let run = Run::new(&cli.dts, &cli.runs, cli.quick)?;
-        match &cli.experiment {
+        match experiment {
             Experiment::Fig4(options) => fig4::run(options, &run),
             Experiment::Fig6(options) => scaling::run("fig6", 4, options, &run),
             Experiment::Fig7(options) => scaling::run("fig7", 1024, options, &run),
@@ -115,7 +122,6 @@ fn main() -> ExitCode {
             Experiment::Flood(options) => flood::run(options, &run),
             Experiment::Splice(options) => splice::run(options, &run),
             Experiment::Adopt(options) => adopt::run(options, &run),
-            Experiment::EchoServer(_) => Ok(()),
         }
     };
     match measure() {

@@ -41,7 +41,7 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 17] = [
+const PROGRAMS: [Program; 16] = [
     program("c++", "g++", "builds bpf-linker and the fuzz targets"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
@@ -53,11 +53,6 @@ const PROGRAMS: [Program; 17] = [
     program("ab", "apache2-utils", "a client that makes load"),
     program("ip", "iproute2", "makes the lab's networks"),
     program("nft", "nftables", "loses and duplicates packets on demand"),
-    program(
-        "iptables-legacy",
-        "iptables",
-        "has the cluster match to compare with",
-    ),
     program(
         "ethtool",
         "ethtool",
@@ -82,7 +77,12 @@ const PROGRAMS: [Program; 17] = [
 ];
 
 /// What some experiments of `dts-bench` need besides: their names, and files that show that it is there.
-const OF_EXPERIMENTS: [(&[&str], &str, Package); 2] = [
+const OF_EXPERIMENTS: [(&[&str], &str, Package); 3] = [
+    (
+        &["cps", "keepalive", "bulk", "latency", "filter"],
+        "/usr/sbin/iptables-legacy",
+        package("iptables", "has the cluster match to compare with"),
+    ),
     (
         &["table3", "table4"],
         "/usr/share/tomcat10/bin/bootstrap.jar",
@@ -397,6 +397,7 @@ mod tests {
         let all = ["tomcat10-common", "default-jre-headless"];
         assert_eq!(names(&["--quick", "table4"], ""), all);
         assert_eq!(names(&["table3"], "/usr/bin/java"), all[..1]);
+        assert_eq!(names(&["cps"], ""), ["iptables"]);
         assert!(names(&["adopt"], "").is_empty());
     }
 
