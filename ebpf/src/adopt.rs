@@ -36,10 +36,10 @@ use dts_core::{
 pub use self::arrival::{arrive, arrive_here, egress};
 use crate::{
     Outcome, Step, TO_CLIENT,
-    facts::{self, now_ms, ownership, unix_seconds, was_anothers},
+    facts::{now_ms, ownership, unix_seconds, was_anothers},
     frame::{Bare, Segment, Skb, insert_ip_option, macs, make_bare},
     maps::{ADOPT_ROOM, ADOPTIONS, AdoptRoom, TARGETS},
-    outcome,
+    outcome, sockets,
 };
 
 #[inline(always)]
@@ -81,7 +81,7 @@ pub fn ingress(
             return Ok(cookies::syn(skb, segment, service, settings));
         }
         let header = &segment.tcp.header;
-        let socket = facts::socket(skb, &segment.flow);
+        let socket = sockets::socket(skb, &segment.flow);
         // Most of what is another node's are bare acknowledgments: they say nothing, whatever is known of the flow.
         let says_something = adopt::carries(header) || header.flags & RST != 0;
         let record = match socket {

@@ -19,11 +19,12 @@ use dts_core::{
 use crate::{
     ADOPT_FRAME, ADOPT_HERE, FROM_BACK, Outcome, Step, adopt, arp,
     entries::{entry, forget_processing, service},
-    facts::{FrontFacts, SockRef, now_ms, settings},
+    facts::{FrontFacts, now_ms, settings},
     frame::{Bare, Frame, ICMP, Ip, Segment, Skb, TCP, make_bare, options, rewrite},
     icmp,
     maps::{CONNECTIONS, SPLICED, Scratch, VIPS},
     outcome, release,
+    sockets::SockRef,
 };
 
 pub use self::egress::egress;

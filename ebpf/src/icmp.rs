@@ -11,9 +11,10 @@ use dts_core::{
 use crate::{
     Outcome, Step,
     entries::{entry, service},
-    facts::{ownership, settings, socket},
+    facts::{ownership, settings},
     frame::{ETH, IPV4, Ip, Skb, TCP},
     outcome,
+    sockets::socket,
 };
 
 /// Message types (RFC 792).

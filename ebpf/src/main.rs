@@ -13,7 +13,8 @@
 //! | `release` | a SYN that one node sends on to another |
 //! | `entries` | a flow's entries, a port's service |
 //! | `sweep` | run by the daemon: which entries still have a socket |
-//! | `facts` | ring, lease, sockets, clocks |
+//! | `facts` | ring, lease, clocks |
+//! | `sockets` | the kernel's sockets |
 //! | `frame` | reading and rewriting packets |
 //! | `maps` | the maps |
 #![no_std]
@@ -30,6 +31,7 @@ mod handover_syn;
 mod icmp;
 mod maps;
 mod release;
+mod sockets;
 mod sweep;
 
 use aya_ebpf::{

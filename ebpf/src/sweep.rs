@@ -11,9 +11,10 @@ use dts_core::{
 
 use crate::{
     entries::{entry, forget_processing},
-    facts::{SockRef, ownership, socket},
+    facts::ownership,
     frame::{ETH, Skb},
     maps::{CONNECTIONS, HANDOVERS, SWEEP_ROOM},
+    sockets::{SockRef, socket},
 };
 
 const RECORD: u32 = size_of::<SweepRecord>() as u32;

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::error::{LabError, Result, log_tail};
 use crate::lab::Lab;
+use crate::place::Place;
 use crate::process::LabProcess;
-use crate::spec::Place;
 
 /// A capture that is going on. It ends with [`Capture::stop`], or with the lab.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use crate::delay_line;
 use crate::guard::{LabGuard, remove_on_signals};
 use crate::impair::{Direction, Effect, Impairment};
 use crate::lab::{Lab, down, list};
-use crate::spec::{LabSpec, Network, Place, ServerKind, VIP};
+use crate::place::{Network, Place};
+use crate::spec::{LabSpec, ServerKind, VIP};
 
 /// The lab that a command is about when it names none.
 const DEFAULT_NAME: &str = "lab";

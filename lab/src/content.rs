@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
-use crate::spec::Place;
+use crate::place::Place;
 
 /// A file of a [`FileSet`].
 #[derive(Clone, Debug, PartialEq, Eq)]

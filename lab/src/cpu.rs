@@ -17,7 +17,7 @@ use crate::error::{LabError, Result};
 use crate::lab::Lab;
 use crate::lock::Lock;
 use crate::netns;
-use crate::spec::{Network, Place};
+use crate::place::{Network, Place};
 
 impl Lab {
     /// Has a place's processor time counted from now on: that of what is started there later, and of its receive

@@ -14,8 +14,9 @@ use rustix::process::Signal;
 use crate::error::{LabError, Result, log_tail};
 use crate::lab::Lab;
 use crate::netns;
+use crate::place::{Network, Place};
 use crate::process::LabProcess;
-use crate::spec::{ClusterSpec, Network, Place, SELF_ADDRESS};
+use crate::spec::{ClusterSpec, SELF_ADDRESS};
 
 /// The BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";

@@ -16,8 +16,9 @@ use rustix::fs::{Advice, fadvise, statvfs};
 use crate::cgroup::{self, Hierarchy, NodeGroup};
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
+use crate::place::Place;
 use crate::process::LabProcess;
-use crate::spec::{DiskSpec, Place};
+use crate::spec::DiskSpec;
 
 /// The directory with a subdirectory per lab; unlike `/run`, it is not in memory.
 const ROOT: &str = "/var/tmp/dts-lab";

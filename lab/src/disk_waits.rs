@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::disk::DiskGroup;
 use crate::error::Result;
 use crate::lab::Lab;
-use crate::spec::Place;
+use crate::place::Place;
 
 /// What a [`WaitSampler`] saw at one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

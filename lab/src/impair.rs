@@ -27,8 +27,9 @@ use crate::lab::Lab;
 use crate::lock::Lock;
 use crate::netns;
 use crate::nft;
+use crate::place::{Network, Place};
 use crate::process::LabProcess;
-use crate::spec::{LabSpec, Network, Place};
+use crate::spec::LabSpec;
 use crate::topology;
 
 /// Something wrong with a network.

@@ -15,8 +15,9 @@ use crate::error::{LabError, Result, command_line, log_tail};
 use crate::guard;
 use crate::lock::{self, Lock, lab_dir};
 use crate::netns;
+use crate::place::{Network, Place};
 use crate::process::{self, LabProcess, ProcessId, wait_until};
-use crate::spec::{LabSpec, Network, Place, ServerKind, validate_name};
+use crate::spec::{LabSpec, ServerKind, validate_name};
 use crate::{daemon, topology};
 
 /// The specification, in the lab's directory.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::error::{LabError, Result, command_line};
 use crate::lab::Lab;
-use crate::spec::Place;
+use crate::place::Place;
 
 /// An interface's counters since it was made (`/proc/net/dev`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{LabError, Result, command_line};
 use crate::lock::Lock;
-use crate::spec::Place;
+use crate::place::Place;
 
 /// Where `ip netns` keeps namespaces.
 const DIR: &str = "/run/netns";

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use crate::impair::{Ports, bridge_port};
-use crate::spec::{LabSpec, Network, Place};
+use crate::place::{Network, Place};
+use crate::spec::LabSpec;
 
 /// Rules that keep frames from the hub's own network stack, as input for `nft -f -`.
 ///

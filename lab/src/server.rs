@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::error::{LabError, Result};
 use crate::lab::Lab;
-use crate::spec::Place;
+use crate::place::Place;
 
 /// The name under which nginx runs in its place.
 const TAG: &str = "nginx";

@@ -19,8 +19,9 @@ use crate::error::{LabError, Result};
 use crate::guard::check_interrupted;
 use crate::netns;
 use crate::nft;
+use crate::place::{Network, Place};
 use crate::process::wait_until;
-use crate::spec::{LabSpec, Network, Place, VIP};
+use crate::spec::{LabSpec, VIP};
 
 /// How long interfaces may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

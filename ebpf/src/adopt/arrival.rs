@@ -24,12 +24,13 @@ use super::{
 use crate::{
     ADOPT_FRAME, Outcome, Step,
     entries::{count_spliced, entry, service},
-    facts::{SockRef, now_ms, socket, unix_seconds},
+    facts::{now_ms, unix_seconds},
     frame::{ETH, IPV4, Ip, Segment, Skb, macs, remove_ip_option, replace_ip_option, rewrite},
     front::client_flow,
     handover_syn::syn_room,
     maps::{AdoptRoom, CONNECTIONS},
     outcome,
+    sockets::{SockRef, socket},
 };
 
 /// How often a segment comes round while an old socket of its flow is being removed.

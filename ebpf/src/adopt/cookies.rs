@@ -19,10 +19,11 @@ use dts_core::{
 use super::{adopt_room, make_reset, record, to_client};
 use crate::{
     FROM_BACK, Outcome, Step,
-    facts::{SockRef, ownership, socket, unix_ms},
+    facts::{ownership, unix_ms},
     frame::{SYN_ACK_OPTIONS, Segment, Skb, macs, make_syn_ack, options},
     maps::{AdoptRoom, COOKIE_KEYS, Scratch},
     outcome,
+    sockets::{SockRef, socket},
 };
 
 struct SynFacts<'a> {

@@ -23,10 +23,11 @@ use dts_core::{
 use super::{adopt_room, again, readdress, recall, record, rules};
 use crate::{
     FROM_BACK, Outcome,
-    facts::{SockRef, now_ms, now_ns},
+    facts::{now_ms, now_ns},
     frame::{Bare, ETH, Segment, Skb, macs, make_bare, options, remove_ip_option, rewrite},
     maps::{ADOPT_ROOM, AdoptRoom, TARGETS},
     outcome,
+    sockets::SockRef,
 };
 
 /// A client's data for a socket of this node's server.

@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     Outcome, Step,
-    facts::{SockRef, now_ms},
+    facts::now_ms,
     frame::{Segment, Skb, options},
     maps::AdoptRoom,
     outcome,
+    sockets::SockRef,
 };
 
 /// Gives a client's first segment to the server's listener; the record in the room says what of.

@@ -1,5 +1,7 @@
 use dts_core::handover::{HandoverEnds, OptionRoom};
 
+use dts_core::seq::Seq;
+
 use super::*;
 use crate::capture::{TcpFlags, TcpOptions};
 
