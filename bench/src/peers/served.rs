@@ -67,8 +67,8 @@ pub(super) fn served(lab: &Lab, size: u64) -> anyhow::Result<Served> {
 }
 
 impl Served {
-    /// Counts a line of the lab's log: address, port, status, bytes, request of its connection, request. A line that
-    /// is none counts as wrong, but for one that is still being written.
+    /// Counts a line of the lab's log: address, port, status, bytes, request of its connection, request. What is no whole
+    /// line, because it is still being written, isn't counted.
     fn count(&mut self, line: &str, node: &str, proxy: &str, size: u64) {
         let fields: Vec<&str> = line.splitn(6, '\t').collect();
         let [remote, _, status, bytes, of_connection, request] = fields[..] else {

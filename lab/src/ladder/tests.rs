@@ -1,5 +1,4 @@
 use dts_core::handover::{HandoverEnds, OptionRoom};
-
 use dts_core::seq::Seq;
 
 use super::*;
