@@ -8,8 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The `dts` program, built where the program under test is.
+/// The `dts` program: the one that `DTS_PROGRAM` names, or else built where the program under test is.
 fn dts() -> PathBuf {
+    if let Some(program) = std::env::var_os("DTS_PROGRAM") {
+        return program.into();
+    }
     let profile = Path::new(env!("CARGO_BIN_EXE_dts-bench"))
         .parent()
         .expect("a program is in a directory");
