@@ -195,7 +195,8 @@ fn kernel_tests(root: &Path, tests: &mut Tally) -> anyhow::Result<()> {
         command.args(["--package", package]);
     }
     // Built along with these tests. By itself it would have other features of its dependencies, and be built once more.
-    command.env("DTS_PROGRAM", target_dir(root).join("debug/dts"));
+    let program = root.join(target_dir(root)).join("debug/dts");
+    command.env("DTS_PROGRAM", program);
     // They measure, and share the machine's interfaces, cores and cgroups.
     command.args(["--test", "*", "--", "--test-threads=1"]);
     run_tests(&mut command, tests)
