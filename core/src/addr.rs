@@ -45,6 +45,20 @@ impl Addr {
         ])
     }
 
+    /// The IPv6 address with these words, as they are in memory.
+    ///
+    /// An IPv4-mapped address is the IPv4 address it maps.
+    #[inline]
+    pub const fn of_words(words: [u32; 4]) -> Self {
+        Self(words)
+    }
+
+    /// The sixteen bytes as words, as they are in memory.
+    #[inline]
+    pub const fn words(&self) -> [u32; 4] {
+        self.0
+    }
+
     /// Whether this is an IPv4 address.
     #[inline]
     pub const fn is_v4(&self) -> bool {

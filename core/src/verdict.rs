@@ -163,6 +163,8 @@ counted! {
         ResetClient = "reset_client",
         /// An ARP request for a VIP, answered with the multicast address.
         ArpReply = "arp_reply",
+        /// An IPv6 neighbour solicitation for a VIP, answered with the multicast address.
+        NeighbourReply = "neighbour_reply",
         /// An ARP packet of this node's own that named a VIP: sender address rewritten.
         ArpRewritten = "arp_rewritten",
         /// An ICMP echo request that this node answers.

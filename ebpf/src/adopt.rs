@@ -351,8 +351,8 @@ fn answer_bare(
             return Err(DropReason::Malformed);
         };
         let bare = Bare {
-            src: ip.dst,
-            dst: ip.src,
+            src: &ip.dst,
+            dst: &ip.src,
             header: *header,
         };
         make_bare(skb, ip, &bare)?;
@@ -462,8 +462,8 @@ fn reset_client(skb: Skb, segment: &Segment, room: &AdoptRoom, settings: &NodeSe
             ..TcpHeader::default()
         };
         let bare = Bare {
-            src: ip.dst,
-            dst: ip.src,
+            src: &ip.dst,
+            dst: &ip.src,
             header,
         };
         make_bare(skb, ip, &bare)?;
@@ -480,6 +480,6 @@ fn make_reset(skb: Skb, segment: &Segment, expected: u32) -> Result<(), DropReas
         flags: RST,
         ..segment.tcp.header
     };
-    let (src, dst) = (segment.ip.src, segment.ip.dst);
+    let (src, dst) = (&segment.ip.src, &segment.ip.dst);
     make_bare(skb, &segment.ip, &Bare { src, dst, header })
 }

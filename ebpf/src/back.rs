@@ -1,10 +1,9 @@
 //! The network between the nodes: handover connections, and SYNs that another node releases.
 
 use dts_core::{
-    addr::Addr,
     decide::back::{self, Incoming, Outgoing},
     entry::{ConnEntry, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{HandoverEnds, adoption::is_adoption, release::LEN as RELEASE},
+    handover::{HandoverEnds, adoption::is_adoption},
     segment::{ACK, FIN, RST, SYN, TcpHeader},
     verdict::{Action, DropReason},
 };
@@ -14,8 +13,8 @@ use crate::{
     entries::entry,
     facts::{now_ms, settings},
     frame::{
-        Bare, ETH, Frame, IPV4, Ip, Segment, Skb, TCP, macs, make_bare, options, replace_options,
-        rewrite, set_addresses,
+        Bare, Frame, Ip, Segment, Skb, TCP, ip_option, macs, make_bare, may_have_option, options,
+        replace_options, rewrite, set_addresses,
     },
     front::client_flow,
     handover_syn::{self, make_option, syn_room},
@@ -28,16 +27,15 @@ pub fn ingress(skb: Skb) -> Step {
     let Some(settings) = settings() else {
         return Ok(Outcome::pass(Action::Other));
     };
-    let Frame::Ipv4(ip) = Frame::parse(skb) else {
+    let Frame::Ip(ip) = Frame::parse(skb) else {
         return Ok(Outcome::pass(Action::Other));
     };
     if ip.protocol != TCP {
         return Ok(Outcome::pass(Action::Other));
     }
-    let to = Addr::v4(ip.dst);
-    if to != settings.address && to != settings.self_address {
-        if ip.header_len >= IPV4 + RELEASE as u32 && VIPS.get_ptr(&to).is_some() {
-            return Ok(optioned(skb, &ip, settings));
+    if ip.dst != settings.address && ip.dst != settings.self_address {
+        if may_have_option(ip) && VIPS.get_ptr(&ip.dst).is_some() {
+            return Ok(optioned(skb, ip, settings));
         }
         return Ok(Outcome::pass(Action::Other));
     }
@@ -54,17 +52,20 @@ pub fn ingress(skb: Skb) -> Step {
         return Err(DropReason::Fragment);
     }
     if to_port {
-        Ok(handover_ingress(skb, &ip, settings))
+        Ok(handover_ingress(skb, ip, settings))
     } else {
-        Ok(reply_ingress(skb, &ip))
+        Ok(reply_ingress(skb, ip))
     }
 }
 
 /// A frame to a VIP with an option of ours, as it seems.
 #[inline(always)]
 fn optioned(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
-    match skb.load::<4>(ETH + IPV4) {
-        Some([.., fourth]) if is_adoption(fourth) => {
+    if ip.fragment {
+        return Outcome::drop(DropReason::Fragment);
+    }
+    match ip_option(skb, ip) {
+        Some([_, _, _, fourth, ..]) if is_adoption(fourth) => {
             if skb.is_for_us() {
                 adopt::arrive(skb, ip, settings)
             } else {
@@ -88,7 +89,7 @@ fn reply_ingress(skb: Skb, ip: &Ip) -> Outcome {
         let Some(h) = handover(port) else {
             return Ok(Outcome::pass(Action::Other));
         };
-        if h.target != Addr::v4(ip.src) {
+        if h.target != ip.src {
             return Err(DropReason::UnknownHandover);
         }
         let Some(e) = entry(&h.flow, role::INSPECTING) else {
@@ -116,7 +117,7 @@ fn handover(port: u16) -> Option<&'static Handover> {
 #[inline(never)]
 fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
     outcome(|| {
-        if MEMBERS.get_ptr(&Addr::v4(ip.src)).is_none() {
+        if MEMBERS.get_ptr(&ip.src).is_none() {
             return Err(DropReason::NotMember);
         }
         let Some(segment) = Segment::read(skb, ip) else {
@@ -135,7 +136,7 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             ));
         };
         let t = &mut segment.tcp.header;
-        if e.peer != Addr::v4(ip.src) || e.peer_port != t.source {
+        if e.peer != ip.src || e.peer_port != t.source {
             return Err(DropReason::UnknownHandover);
         }
         match back::incoming(t, e, now_ms()) {
@@ -157,7 +158,7 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
 fn processing_entry(segment: &mut Segment) -> Option<&'static mut ConnEntry> {
     let port = segment.tcp.header.source;
     let key = PeerKey {
-        peer: Addr::v4(segment.ip.src),
+        peer: segment.ip.src,
         port: port.into(),
     };
     let flow = PEERS.get_ptr(&key)?;
@@ -170,8 +171,8 @@ fn processing_entry(segment: &mut Segment) -> Option<&'static mut ConnEntry> {
 #[inline(never)]
 pub fn to_front(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Action) -> Outcome {
     outcome(|| {
-        let (src, dst) = (segment.flow.remote.v4_tail(), segment.flow.local.v4_tail());
-        set_addresses(skb, &segment.ip, src, dst)?;
+        let flow = &segment.flow;
+        set_addresses(skb, &segment.ip, &flow.remote, &flow.local)?;
         Ok(give(skb, settings, action))
     })
 }
@@ -189,7 +190,6 @@ fn give(skb: Skb, settings: &NodeSettings, action: Action) -> Outcome {
 fn reset_server(skb: Skb, segment: &Segment, e: &ConnEntry, settings: &NodeSettings) -> Outcome {
     outcome(|| {
         let (t, flow) = (&segment.tcp.header, &segment.flow);
-        let (src, dst) = (flow.remote.v4_tail(), flow.local.v4_tail());
         let header = TcpHeader {
             source: flow.remote_port,
             destination: flow.local_port,
@@ -198,14 +198,24 @@ fn reset_server(skb: Skb, segment: &Segment, e: &ConnEntry, settings: &NodeSetti
             flags: RST | ACK,
             ..TcpHeader::default()
         };
-        let reset = Bare { src, dst, header };
+        let reset = Bare {
+            src: &flow.remote,
+            dst: &flow.local,
+            header,
+        };
         give_bare(skb, &segment.ip, &reset, settings, Action::HandoverIn)
     })
 }
 
 /// Gives a segment that the filter makes out of another's frame to a socket of this node's.
 #[inline(always)]
-pub fn give_bare(skb: Skb, ip: &Ip, bare: &Bare, settings: &NodeSettings, action: Action) -> Step {
+pub fn give_bare(
+    skb: Skb,
+    ip: &Ip,
+    bare: &Bare<'_>,
+    settings: &NodeSettings,
+    action: Action,
+) -> Step {
     make_bare(skb, ip, bare)?;
     Ok(give(skb, settings, action))
 }
@@ -241,13 +251,13 @@ fn answer(skb: Skb, segment: &Segment, how: Incoming, e: Option<&mut ConnEntry>)
             skb,
             ip,
             &Bare {
-                src: ip.dst,
-                dst: ip.src,
+                src: &ip.dst,
+                dst: &ip.src,
                 header,
             },
         )?;
         skb.set_macs(&source, &destination)?;
-        let to_self = Addr::v4(ip.dst) == settings.self_address;
+        let to_self = ip.dst == settings.self_address;
         let code = if to_self {
             skb.arrive(settings.back)
         } else {
@@ -262,16 +272,16 @@ pub fn egress(skb: Skb) -> Step {
     let Some(settings) = settings() else {
         return Ok(Outcome::pass(Action::Other));
     };
-    let Frame::Ipv4(ip) = Frame::parse(skb) else {
+    let Frame::Ip(ip) = Frame::parse(skb) else {
         return Ok(Outcome::pass(Action::Other));
     };
     if ip.protocol != TCP || ip.fragment {
         return Ok(Outcome::pass(Action::Other));
     }
     if skb.mark() == SEND_ON {
-        return sent_on(skb, &ip, settings);
+        return sent_on(skb, ip, settings);
     }
-    if Addr::v4(ip.src) != settings.address {
+    if ip.src != settings.address {
         return Ok(Outcome::pass(Action::Other));
     }
     let Some(ports) = skb.load::<4>(ip.l4()) else {
@@ -280,7 +290,7 @@ pub fn egress(skb: Skb) -> Step {
     if u16::from_be_bytes([ports[2], ports[3]]) != settings.handover_port as u16 {
         return Ok(Outcome::pass(Action::Other));
     }
-    handover_egress(skb, &ip, settings)
+    handover_egress(skb, ip, settings)
 }
 
 /// A client's segment that the daemon sends on.
@@ -331,7 +341,7 @@ fn handover_egress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
             room.ends = HandoverEnds {
                 from: settings.address,
                 from_port: port,
-                to: Addr::v4(ip.dst),
+                to: ip.dst,
             };
             make_option(h, e, settings, room);
             replace_options(skb, ip, tcp, scratch, &room.option_room.bytes)?;

@@ -1,56 +1,70 @@
 //! Reading and rewriting frames: the only code that calls the kernel's packet helpers.
 
+mod advertisement;
+mod ip_option;
+mod network;
 mod rewrite;
 mod skb;
 
 use aya_ebpf::helpers::generated as helper;
 use dts_core::{
-    addr::FlowKey,
+    addr::{Addr, FlowKey},
+    handover::destination,
     segment::{HeaderWords, MAX_OPTIONS, OptionScan, TCP_HEADER, TcpHeader},
 };
 
 pub use self::{
-    rewrite::{
-        Bare, SYN_ACK_OPTIONS, insert_ip_option, make_bare, make_syn_ack, remove_ip_option,
-        replace_ip_option, replace_options, rewrite, set_addresses,
+    advertisement::make_advertisement,
+    ip_option::{
+        insert_ip_option, ip_option, may_have_option, remove_ip_option, replace_ip_option,
     },
+    network::set_addresses,
+    rewrite::{Bare, SYN_ACK_OPTIONS, make_bare, make_syn_ack, replace_options, rewrite},
     skb::Skb,
 };
-use crate::maps::{SCRATCH, SEGMENT, Scratch};
+use crate::maps::{IP_HEADER, SCRATCH, SEGMENT, Scratch};
 
 /// The length of an Ethernet header.
 pub const ETH: u32 = 14;
 /// The length of an IPv4 header without options.
 pub const IPV4: u32 = 20;
+/// The length of an IPv6 header without extension headers.
+pub const IPV6: u32 = 40;
 /// EtherTypes.
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
-/// IP protocols.
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// IP protocols, and extension headers of IPv6.
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
+pub const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = destination::NEXT_HEADER;
 
-/// What the filter needs of an IPv4 header.
+/// What the filter needs of an IPv4 or IPv6 header.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ip {
     /// The source address.
-    pub src: [u8; 4],
+    pub src: Addr,
     /// The destination address.
-    pub dst: [u8; 4],
-    /// The header's length in bytes.
+    pub dst: Addr,
+    /// The header's length in bytes; with IPv6, the extension headers counted that were read.
     pub header_len: u32,
     /// Header and data, in bytes; taken from the frame where the field is 0 (BIG TCP).
     pub total_len: u32,
-    /// The protocol.
+    /// The protocol, or the IPv6 extension header that follows.
     pub protocol: u8,
     /// Whether this is a fragment, the first one included.
     pub fragment: bool,
+    /// Whether it is an IPv6 header.
+    pub v6: bool,
 }
 
 /// A frame by its EtherType.
 pub enum Frame {
-    /// IPv4, with a whole header.
-    Ipv4(Ip),
+    /// IPv4 or IPv6, with a whole header.
+    Ip(&'static Ip),
     /// ARP.
     Arp,
     /// Anything else, and what is too short to be told.
@@ -69,6 +83,13 @@ impl Frame {
         match u32::from_be(link) as u16 {
             ETHERTYPE_IPV4 => {}
             ETHERTYPE_ARP => return Self::Arp,
+            ETHERTYPE_IPV6 => {
+                return if parse_v6(skb) {
+                    Self::read()
+                } else {
+                    Self::Other
+                };
+            }
             _ => return Self::Other,
         }
         let (first, second, third) = (
@@ -84,15 +105,90 @@ impl Frame {
             0 => skb.len().wrapping_sub(ETH),
             n => n,
         };
-        Self::Ipv4(Ip {
-            src: src.to_ne_bytes(),
-            dst: dst.to_ne_bytes(),
+        let Some(ip) = header_room() else {
+            return Self::Other;
+        };
+        *ip = Ip {
+            src: Addr::v4(src.to_ne_bytes()),
+            dst: Addr::v4(dst.to_ne_bytes()),
             header_len,
             total_len,
             protocol: (third >> 16) as u8,
             fragment: second & 0x3fff != 0,
-        })
+            v6: false,
+        };
+        Self::Ip(ip)
     }
+
+    /// The header that was read last.
+    #[inline(always)]
+    fn read() -> Self {
+        match header_room() {
+            Some(ip) => Self::Ip(ip),
+            None => Self::Other,
+        }
+    }
+}
+
+/// This processor's room for a packet's IP header.
+#[inline(always)]
+fn header_room() -> Option<&'static mut Ip> {
+    let room = IP_HEADER.get_ptr_mut(0)?;
+    // SAFETY: this CPU's value, which only one program run at a time uses: see `options`.
+    Some(unsafe { &mut *room })
+}
+
+/// How many extension headers are read.
+const EXTENSIONS: u32 = 2;
+
+/// Reads an IPv6 header into this processor's room, and the headers of destination options and of a fragment that follow:
+/// the DTS option is in one of the former.
+#[inline(never)]
+fn parse_v6(skb: Skb) -> bool {
+    let Some([first, second, a, b, c, d, e, f, g, h]) = skb.load_words::<10>(ETH) else {
+        return false;
+    };
+    if u32::from_be(first) >> 28 != 6 {
+        return false;
+    }
+    let second = u32::from_be(second);
+    let total_len = match second >> 16 {
+        0 => skb.len().wrapping_sub(ETH),
+        n => IPV6 + n,
+    };
+    let (mut protocol, mut header_len, mut fragment) = ((second >> 8) as u8, IPV6, false);
+    let mut left = EXTENSIONS;
+    while left > 0 && matches!(protocol, DESTINATION_OPTIONS | FRAGMENT) {
+        let Some([next, len]) = skb.load::<2>(ETH + header_len) else {
+            return false;
+        };
+        if protocol == FRAGMENT {
+            fragment = true;
+            header_len += 8;
+        } else {
+            header_len += (u32::from(len) + 1) * 8;
+        }
+        protocol = next;
+        left -= 1;
+    }
+    let (src, dst) = (Addr::of_words([a, b, c, d]), Addr::of_words([e, f, g, h]));
+    // No address for the wire (RFC 4291 §2.5.5.2), and one of ours would be an IPv4 flow's.
+    if src.is_v4() || dst.is_v4() {
+        return false;
+    }
+    let Some(ip) = header_room() else {
+        return false;
+    };
+    *ip = Ip {
+        src,
+        dst,
+        header_len,
+        total_len,
+        protocol,
+        fragment,
+        v6: true,
+    };
+    true
 }
 
 impl Ip {

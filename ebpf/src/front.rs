@@ -20,10 +20,10 @@ use crate::{
     ADOPT_FRAME, ADOPT_HERE, FROM_BACK, Outcome, Step, adopt, arp,
     entries::{entry, forget_processing, service},
     facts::{FrontFacts, now_ms, settings},
-    frame::{Bare, Frame, ICMP, Ip, Segment, Skb, TCP, make_bare, options, rewrite},
+    frame::{Bare, Frame, ICMP, ICMPV6, IPV6, Ip, Segment, Skb, TCP, make_bare, options, rewrite},
     icmp,
     maps::{CONNECTIONS, SPLICED, Scratch, VIPS},
-    outcome, release,
+    ndp, outcome, release,
     sockets::SockRef,
 };
 
@@ -40,17 +40,17 @@ pub fn ingress(skb: Skb) -> Step {
         return Ok(Outcome::pass(Action::Redirected));
     }
     let ip = match Frame::parse(skb) {
-        Frame::Ipv4(ip) => ip,
+        Frame::Ip(ip) => ip,
         Frame::Arp => return Ok(arp::ingress(skb, settings)),
         Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
     if (ADOPT_HERE..=ADOPT_FRAME + 0xff).contains(&skb.mark()) {
-        return Ok(marked(skb, &ip, settings));
+        return Ok(marked(skb, ip, settings));
     }
-    let vip = Addr::v4(ip.dst);
-    if ip.protocol == TCP && !ip.fragment {
+    let vip = ip.dst;
+    if ip.protocol == TCP && !ip.fragment && !has_extensions(ip) {
         // Most packets: one look-up says both that it is a VIP and what the port is for.
-        let Some(segment) = Segment::read(skb, &ip) else {
+        let Some(segment) = Segment::read(skb, ip) else {
             return malformed(&vip);
         };
         if let Some(service) = service(settings, &vip, segment.tcp.header.destination) {
@@ -58,25 +58,36 @@ pub fn ingress(skb: Skb) -> Step {
         }
     }
     if VIPS.get_ptr(&vip).is_none() {
-        return other_ingress(skb, &ip, settings);
+        return other_ingress(skb, ip, settings);
     }
     if ip.fragment {
         return Err(DropReason::Fragment);
     }
     match ip.protocol {
-        ICMP => Ok(icmp::ingress(skb, &ip)),
+        ICMP if !ip.v6 => Ok(icmp::ingress(skb, ip)),
+        ICMPV6 if ip.v6 && ndp::is_solicitation(skb, ip) => Ok(ndp::ingress(skb, ip, settings)),
+        ICMPV6 if ip.v6 => Ok(icmp::ingress(skb, ip)),
         _ => Err(DropReason::NoService),
     }
+}
+
+/// Whether a packet has IPv6 extension headers. Clients have no use for those that TCP may come behind.
+#[inline(always)]
+const fn has_extensions(ip: &Ip) -> bool {
+    ip.v6 && ip.header_len != IPV6
 }
 
 /// A packet that is not to a VIP. Only handover frames are of interest: none may come from here.
 #[inline(always)]
 fn other_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Step {
     let other = Ok(Outcome::pass(Action::Other));
+    if ip.protocol == ICMPV6 && ip.v6 && ndp::is_solicitation(skb, ip) {
+        return Ok(ndp::ingress(skb, ip, settings));
+    }
     if ip.protocol != TCP || settings.front == settings.back {
         return other;
     }
-    if Addr::v4(ip.dst) != settings.address && Addr::v4(ip.dst) != settings.self_address {
+    if ip.dst != settings.address && ip.dst != settings.self_address {
         return other;
     }
     let Some(ports) = skb.load::<4>(ip.l4()) else {
@@ -172,8 +183,8 @@ fn marked(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
 #[inline(always)]
 pub fn client_flow(ip: &Ip, header: &TcpHeader) -> FlowKey {
     FlowKey {
-        remote: Addr::v4(ip.src),
-        local: Addr::v4(ip.dst),
+        remote: ip.src,
+        local: ip.dst,
         remote_port: header.source,
         local_port: header.destination,
     }
@@ -230,8 +241,8 @@ fn kill_time_wait(skb: Skb, segment: &Segment) -> Outcome {
             skb,
             ip,
             &Bare {
-                src: ip.src,
-                dst: ip.dst,
+                src: &ip.src,
+                dst: &ip.dst,
                 header,
             },
         )?;

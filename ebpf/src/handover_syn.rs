@@ -1,7 +1,7 @@
 //! The SYN of a handover connection: made at the inspecting node, checked at the processing node.
 
 use dts_core::{
-    addr::{Addr, FlowKey},
+    addr::FlowKey,
     decide::back::{self, IncomingSyn},
     entry::{ConnEntry, ConnKey, Handover, NodeSettings, PeerKey, flag, role},
     handover::{
@@ -78,9 +78,9 @@ fn read_option(skb: Skb, segment: &Segment, room: &mut SynRoom) -> Result<(), Dr
     };
     room.option = option;
     room.ends = HandoverEnds {
-        from: Addr::v4(ip.src),
+        from: ip.src,
         from_port: t.source,
-        to: Addr::v4(ip.dst),
+        to: ip.dst,
     };
     Ok(())
 }
@@ -208,7 +208,7 @@ fn answer_syn(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outco
             return Err(DropReason::Malformed);
         };
         replace_options(skb, ip, tcp, scratch, &room.agreed)?;
-        set_addresses(skb, ip, ip.dst, ip.src)?;
+        set_addresses(skb, ip, &ip.dst, &ip.src)?;
         skb.set_macs(&e.peer_mac, &e.own_mac)?;
         let code = if e.has(flag::SELF) {
             skb.arrive(settings.back)

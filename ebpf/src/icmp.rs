@@ -12,7 +12,7 @@ use crate::{
     Outcome, Step,
     entries::{entry, service},
     facts::{ownership, settings},
-    frame::{ETH, IPV4, Ip, Skb, TCP},
+    frame::{ETH, IPV4, IPV6, Ip, Skb, TCP},
     outcome,
     sockets::socket,
 };
@@ -22,6 +22,10 @@ const UNREACHABLE: u8 = 3;
 const ECHO_REQUEST: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
+/// Message types of ICMPv6 (RFC 4443): errors are 1 to 4.
+const V6_UNREACHABLE: u8 = 1;
+const V6_PARAMETER_PROBLEM: u8 = 4;
+const V6_ECHO_REQUEST: u8 = 128;
 
 /// The length of an ICMP header, after which an error quotes the packet it is about.
 const HEADER: u32 = 8;
@@ -33,14 +37,21 @@ pub fn ingress(skb: Skb, ip: &Ip) -> Outcome {
         let Some([kind, ..]) = skb.load::<8>(ip.l4()) else {
             return Err(DropReason::Malformed);
         };
-        match kind {
-            ECHO_REQUEST => {
-                answers_for(ip.src)?;
-                skb.accept();
-                Ok(Outcome::pass(Action::Echo))
-            }
-            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => error(skb, ip),
-            _ => Err(DropReason::NoService),
+        let echo = if ip.v6 { V6_ECHO_REQUEST } else { ECHO_REQUEST };
+        if kind == echo {
+            answers_for(&ip.src)?;
+            skb.accept();
+            return Ok(Outcome::pass(Action::Echo));
+        }
+        let is_error = if ip.v6 {
+            matches!(kind, V6_UNREACHABLE..=V6_PARAMETER_PROBLEM)
+        } else {
+            matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
+        };
+        if is_error {
+            error(skb, ip)
+        } else {
+            Err(DropReason::NoService)
         }
     })
 }
@@ -50,13 +61,8 @@ pub fn ingress(skb: Skb, ip: &Ip) -> Outcome {
 #[inline(always)]
 fn error(skb: Skb, ip: &Ip) -> Step {
     let quote = ip.l4() + HEADER;
-    let Some(b) = skb.load::<20>(quote) else {
-        return Err(DropReason::Malformed);
-    };
-    let header_len = ((b[0] & 0x0f) as u32) * 4;
-    if b[0] >> 4 != 4 || header_len < IPV4 || b[9] != TCP {
-        return Err(DropReason::NotMine);
-    }
+    let mut flow = FlowKey::default();
+    let header_len = quoted(skb, quote, ip.v6, &mut flow)?;
     let tcp = quote + header_len;
     // Beyond the packet's end a frame may have padding, which is nobody's header.
     if tcp + 8 > ETH + ip.total_len {
@@ -66,12 +72,8 @@ fn error(skb: Skb, ip: &Ip) -> Step {
         return Err(DropReason::Malformed);
     };
     let (source, destination) = ([t[0], t[1], t[2], t[3]], [t[4], t[5], t[6], t[7]]);
-    let flow = FlowKey {
-        remote: Addr::v4([b[16], b[17], b[18], b[19]]),
-        local: Addr::v4([b[12], b[13], b[14], b[15]]),
-        remote_port: u16::from_be_bytes([source[2], source[3]]),
-        local_port: u16::from_be_bytes([source[0], source[1]]),
-    };
+    flow.remote_port = u16::from_be_bytes([source[2], source[3]]);
+    flow.local_port = u16::from_be_bytes([source[0], source[1]]);
     let found = settings().and_then(|s| service(s, &flow.local, flow.local_port));
     let Some(service) = found else {
         return Err(DropReason::NotMine);
@@ -103,10 +105,37 @@ fn error(skb: Skb, ip: &Ip) -> Step {
     Ok(Outcome::pass(Action::IcmpError))
 }
 
+/// Reads a quoted IP header's addresses into the flow; the header's length.
+#[inline(always)]
+fn quoted(skb: Skb, at: u32, v6: bool, flow: &mut FlowKey) -> Result<u32, DropReason> {
+    if v6 {
+        let Some([first, second, a, b, c, d, e, f, g, h]) = skb.load_words::<10>(at) else {
+            return Err(DropReason::Malformed);
+        };
+        let next = (u32::from_be(second) >> 8) as u8;
+        if u32::from_be(first) >> 28 != 6 || next != TCP {
+            return Err(DropReason::NotMine);
+        }
+        flow.local = Addr::of_words([a, b, c, d]);
+        flow.remote = Addr::of_words([e, f, g, h]);
+        return Ok(IPV6);
+    }
+    let Some(b) = skb.load::<20>(at) else {
+        return Err(DropReason::Malformed);
+    };
+    let header_len = ((b[0] & 0x0f) as u32) * 4;
+    if b[0] >> 4 != 4 || header_len < IPV4 || b[9] != TCP {
+        return Err(DropReason::NotMine);
+    }
+    flow.remote = Addr::v4([b[16], b[17], b[18], b[19]]);
+    flow.local = Addr::v4([b[12], b[13], b[14], b[15]]);
+    Ok(header_len)
+}
+
 /// Whether this node answers for the VIP where a packet has no port: the owner of the remote address.
 #[inline(always)]
-fn answers_for(remote: [u8; 4]) -> Result<(), DropReason> {
-    match ownership(&Addr::v4(remote), 0) {
+fn answers_for(remote: &Addr) -> Result<(), DropReason> {
+    match ownership(remote, 0) {
         Ownership::Owner => Ok(()),
         Ownership::NotOwner => Err(DropReason::NotOwner),
         Ownership::LeaseExpired => Err(DropReason::LeaseExpired),

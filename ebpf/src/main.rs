@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `front` | the clients' network: SYN ownership, inspector's port, translation |
 //! | `adopt` | there, too: connections that are handed over without a second one |
-//! | `arp`, `icmp` | there, too |
+//! | `arp`, `ndp`, `icmp` | there, too |
 //! | `back` | the handover connections between nodes |
 //! | `handover_syn` | the SYN that begins one |
 //! | `release` | a SYN that one node sends on to another |
@@ -30,6 +30,7 @@ mod front;
 mod handover_syn;
 mod icmp;
 mod maps;
+mod ndp;
 mod release;
 mod sockets;
 mod sweep;

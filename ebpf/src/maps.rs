@@ -25,7 +25,7 @@ use dts_core::{
     verdict::COUNTERS,
 };
 
-use crate::frame::Segment;
+use crate::frame::{Ip, Segment};
 
 /// What the filter knows of its node.
 #[map]
@@ -87,6 +87,14 @@ pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 /// Room for a segment's options, which the stack is too small for.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for the IP header of the packet that a program is at.
+#[map]
+pub static IP_HEADER: PerCpuArray<Ip> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for what a socket is looked up by: a `struct bpf_sock_tuple`.
+#[map]
+pub static TUPLE: PerCpuArray<[u32; 9]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Room for the segment that a program is at.
 #[map]

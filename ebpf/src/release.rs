@@ -1,7 +1,7 @@
 //! A SYN that reuses a port, sent on by the node that had the last connection to the one that inspected it.
 
 use dts_core::{
-    addr::{Addr, FlowKey},
+    addr::FlowKey,
     entry::{ConnKey, NodeSettings, role},
     handover::release,
     seq::Seq,
@@ -12,7 +12,7 @@ use crate::{
     Outcome,
     entries::{entry, forget_processing},
     facts::{settings, unix_seconds},
-    frame::{ETH, IPV4, Ip, Segment, Skb, insert_ip_option, remove_ip_option},
+    frame::{Ip, Segment, Skb, insert_ip_option, ip_option, remove_ip_option},
     handover_syn::syn_room,
     maps::{CONNECTIONS, SynRoom},
     outcome,
@@ -55,7 +55,7 @@ fn seal_release(segment: &Segment, old: Seq, settings: &NodeSettings, room: &mut
 pub fn ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
     outcome(|| {
         let room = syn_room()?;
-        let Some(bytes) = skb.load::<{ release::LEN }>(ETH + IPV4) else {
+        let Some(bytes) = ip_option(skb, ip) else {
             return Err(DropReason::BadOption);
         };
         room.release_room.bytes = bytes;
@@ -63,8 +63,8 @@ pub fn ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             return Err(DropReason::Malformed);
         };
         segment.flow = FlowKey {
-            remote: Addr::v4(ip.src),
-            local: Addr::v4(ip.dst),
+            remote: ip.src,
+            local: ip.dst,
             remote_port: segment.tcp.header.source,
             local_port: segment.tcp.header.destination,
         };

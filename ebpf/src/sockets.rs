@@ -7,8 +7,8 @@ use aya_ebpf::{
 use dts_core::{addr::FlowKey, decide::Socket, entry::ASSIGN_TCP_REQSK, segment::TCP_HEADER};
 
 use crate::{
-    frame::{ETH, Ip, Skb},
-    maps::Attributes,
+    frame::{ETH, IPV4, IPV6, Ip, Skb},
+    maps::{Attributes, TUPLE},
 };
 
 /// Socket states of the kernel that matter here (`include/net/tcp_states.h`).
@@ -16,6 +16,10 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_TIME_WAIT: u32 = 6;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
+
+/// How many bytes a `struct bpf_sock_tuple` has of each family.
+const V4_TUPLE: u32 = 12;
+const V6_TUPLE: u32 = 36;
 
 /// A socket of the kernel, released when dropped.
 pub struct SockRef(*mut core::ffi::c_void);
@@ -25,19 +29,25 @@ impl SockRef {
     #[inline(always)]
     pub fn lookup(skb: Skb, flow: &FlowKey) -> Option<Self> {
         let ports = u32::from(flow.remote_port) << 16 | u32::from(flow.local_port);
-        // The IPv4 part of `struct bpf_sock_tuple`: addresses, then ports, in network order.
-        let mut tuple = [
-            u32::from_ne_bytes(flow.remote.v4_tail()),
-            u32::from_ne_bytes(flow.local.v4_tail()),
-            ports.to_be(),
-        ];
-        // SAFETY: the tuple holds the bytes of an IPv4 tuple, and its length says that there are no more;
-        // -1 is the program's own namespace.
+        // `struct bpf_sock_tuple`: addresses, then ports, in network order. The kernel tells the family by the length.
+        let ([a, b, c, d], [e, f, g, h]) = (flow.remote.words(), flow.local.words());
+        let ports = ports.to_be();
+        let room = TUPLE.get_ptr_mut(0)?;
+        // SAFETY: this CPU's value, which only one program run at a time uses: see `frame::options`.
+        let tuple = unsafe { &mut *room };
+        let len = if flow.local.is_v4() {
+            [tuple[0], tuple[1], tuple[2]] = [d, h, ports];
+            V4_TUPLE
+        } else {
+            *tuple = [a, b, c, d, e, f, g, h, ports];
+            V6_TUPLE
+        };
+        // SAFETY: the tuple holds as many bytes as its length says; -1 is the program's own namespace.
         let sk = unsafe {
             helper::bpf_skc_lookup_tcp(
                 skb.0.cast(),
                 tuple.as_mut_ptr().cast::<bpf_sock_tuple>(),
-                size_of_val(&tuple) as u32,
+                len,
                 u64::MAX,
                 0,
             )
@@ -72,16 +82,24 @@ impl SockRef {
         if self.state() != TCP_LISTEN {
             return false;
         }
-        let (Some(mut iph), Some(mut th)) = (skb.load::<20>(ETH), skb.load::<TCP_HEADER>(ip.l4()))
-        else {
+        let Some(mut th) = skb.load::<TCP_HEADER>(ip.l4()) else {
             return false;
         };
+        let mut iph = [0u32; IPV6 as usize / 4];
+        let len = if ip.v6 { IPV6 } else { IPV4 };
+        // SAFETY: there is room for the longer of the two headers; the helper checks the offset.
+        let r = unsafe {
+            helper::bpf_skb_load_bytes(skb.0.cast_const().cast(), ETH, iph.as_mut_ptr().cast(), len)
+        };
+        if r != 0 {
+            return false;
+        }
         // SAFETY: both headers are whole and of the lengths given.
         let r = unsafe {
             helper::bpf_tcp_check_syncookie(
                 self.0,
                 iph.as_mut_ptr().cast(),
-                20,
+                len,
                 th.as_mut_ptr().cast(),
                 TCP_HEADER as u32,
             )

@@ -9,7 +9,7 @@ use dts_core::{
     },
     handover::{
         adoption::{self as option, Kind, Numbers},
-        release::{LEN, Room},
+        release::Room,
     },
     seq::Seq,
     verdict::{Action, DropReason},
@@ -25,7 +25,7 @@ use crate::{
     ADOPT_FRAME, Outcome, Step,
     entries::{count_spliced, entry, service},
     facts::{now_ms, unix_seconds},
-    frame::{ETH, IPV4, Ip, Segment, Skb, macs, remove_ip_option, replace_ip_option, rewrite},
+    frame::{Ip, Segment, Skb, ip_option, macs, remove_ip_option, replace_ip_option, rewrite},
     front::client_flow,
     handover_syn::syn_room,
     maps::{AdoptRoom, CONNECTIONS},
@@ -73,7 +73,7 @@ pub fn arrive(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
 /// Reads the segment, and its option into the room.
 #[inline(never)]
 fn read(skb: Skb, ip: &Ip) -> Result<&'static mut Segment, DropReason> {
-    let Some(bytes) = skb.load::<LEN>(ETH + IPV4) else {
+    let Some(bytes) = ip_option(skb, ip) else {
         return Err(DropReason::BadOption);
     };
     adopt_room()?.option = Room { bytes };
@@ -123,8 +123,8 @@ const UNABLE: u32 = Kind::Unable as u32;
 #[inline(never)]
 pub(super) fn strip(skb: Skb, segment: &mut Segment, room: &AdoptRoom) -> Result<(), DropReason> {
     remove_ip_option(skb, &segment.ip, &room.option.bytes)?;
-    segment.ip.header_len -= LEN as u32;
-    segment.ip.total_len -= LEN as u32;
+    segment.ip.header_len -= segment.ip.option_room();
+    segment.ip.total_len -= segment.ip.option_room();
     Ok(())
 }
 
@@ -134,7 +134,7 @@ fn refuse(skb: Skb, segment: &Segment, room: &mut AdoptRoom, settings: &NodeSett
     outcome(|| {
         room.old_option = room.option;
         seal_refusal(segment, room, settings);
-        replace_ip_option(skb, &room.old_option.bytes, &room.option.bytes)?;
+        replace_ip_option(skb, &segment.ip, &room.old_option.bytes, &room.option.bytes)?;
         turn_round(skb)?;
         Ok(Outcome::redirect(Action::Refused, skb.send(settings.back)))
     })

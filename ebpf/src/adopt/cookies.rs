@@ -10,7 +10,7 @@ use dts_core::{
         NodeSettings, ServiceEntry,
         adoption::{COOKIE_KEYS as KEYS, track},
     },
-    handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE},
+    handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, destination::announced_v6},
     segment::{ACK, ECE, SYN, TcpHeader, kind},
     seq::{Seq, timestamp_is_later},
     verdict::{Action, DropReason},
@@ -149,7 +149,7 @@ fn answer(
 ) -> Step {
     mark_old(segment);
     let room = adopt_room()?;
-    room.terms = Terms::of_syn(&segment.tcp.header, &scratch.scan, false);
+    room.terms = Terms::of_syn(&segment.tcp.header, &scratch.scan, segment.ip.v6);
     let tsval = match scratch.scan.timestamp_pair() {
         Some((value, _)) => value,
         None => 0,
@@ -171,16 +171,26 @@ fn answer(
         },
         ..TcpHeader::default()
     };
-    let options = offered(room, tsval, settings);
+    let options = offered(room, tsval, segment.ip.v6, settings);
     make_syn_ack(skb, &segment.ip, &header, &options)?;
     to_client(skb, client, Action::SynAnswered, settings)
 }
 
 /// The SYN-ACK's options, in the order that Linux has them.
 #[inline(always)]
-fn offered(room: &AdoptRoom, tsval: u32, settings: &NodeSettings) -> [u32; SYN_ACK_OPTIONS / 4] {
+fn offered(
+    room: &AdoptRoom,
+    tsval: u32,
+    v6: bool,
+    settings: &NodeSettings,
+) -> [u32; SYN_ACK_OPTIONS / 4] {
     const NOP: u8 = kind::NOP;
-    let mss = settings.announced_mss.to_be_bytes();
+    let mss = if v6 {
+        announced_v6(settings.announced_mss)
+    } else {
+        settings.announced_mss
+    };
+    let mss = mss.to_be_bytes();
     let agreed = room.terms.agreed;
     let sack = if agreed & AGREED_SACK != 0 {
         [kind::SACK_PERMITTED, 2]

@@ -188,8 +188,8 @@ fn forward_copy(
 #[inline(always)]
 fn remove_option(skb: Skb, segment: &Segment, room: &AdoptRoom) -> Result<(), DropReason> {
     let mut ip = segment.ip;
-    ip.header_len += 16;
-    ip.total_len += 16;
+    ip.header_len += ip.option_room();
+    ip.total_len += ip.option_room();
     remove_ip_option(skb, &ip, &room.option.bytes)
 }
 
@@ -245,7 +245,7 @@ fn bare(
         flags,
         ..segment.tcp.header
     };
-    let (src, dst) = (segment.ip.src, segment.ip.dst);
+    let (src, dst) = (&segment.ip.src, &segment.ip.dst);
     make_bare(skb, &segment.ip, &Bare { src, dst, header })?;
     segment.ip.total_len = segment.ip.header_len + 20;
     Ok(())

@@ -10,17 +10,19 @@
 //! segments inherit it.
 
 use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::generated as helper};
-use dts_core::segment::{HeaderWords, MAX_OPTIONS, TCP_HEADER, TcpHeader};
+use dts_core::{
+    addr::Addr,
+    segment::{HeaderWords, MAX_OPTIONS, TCP_HEADER, TcpHeader},
+};
 
 use super::{
-    ETH, IPV4, Ip, TCP, Tcp,
-    skb::{FAILED, Rewrite, Skb, csum_diff},
+    ETH, IPV4, IPV6, Ip, TCP, Tcp,
+    network::{follow_family, fresh_answer, pair, set_length, write_addresses},
+    skb::{FAILED, Rewrite, Skb, csum_diff, csum_diff_from},
 };
 use crate::maps::Scratch;
 
-const IP_TOTAL_LEN: u32 = ETH + 2;
-const IP_ADDRESSES: u32 = ETH + 12;
-const TCP_CHECKSUM: u32 = 16;
+pub(super) const TCP_CHECKSUM: u32 = 16;
 
 /// Writes a changed header back, and changed options where `scratch` is given.
 ///
@@ -116,8 +118,7 @@ pub fn replace_options(
     skb.store(l4 + TCP_HEADER as u32, new_options)?;
     skb.l4_diff(l4 + TCP_CHECKSUM, diff, 0)?;
     if old_len != new_len {
-        let total = (ip.header_len as u16) + new_len;
-        set_total_len(skb, ip.total_len as u16, total)?;
+        set_length(skb, ip, ip.header_len + u32::from(new_len))?;
         let old = [0, 0, (old_len >> 8) as u8, old_len as u8];
         let new = [0, 0, (new_len >> 8) as u8, new_len as u8];
         let diff = csum_diff(&old, &new);
@@ -126,58 +127,29 @@ pub fn replace_options(
     Ok(())
 }
 
-#[inline(always)]
-fn set_total_len(skb: Skb, old: u16, new: u16) -> Rewrite {
-    let (o, n) = (old.to_be_bytes(), new.to_be_bytes());
-    skb.l3_diff(csum_diff(&[o[0], o[1], 0, 0], &[n[0], n[1], 0, 0]))?;
-    skb.store(IP_TOTAL_LEN, &n)
-}
-
-/// Replaces the IP addresses and mends both checksums.
-#[inline(never)]
-pub fn set_addresses(skb: Skb, ip: &Ip, src: [u8; 4], dst: [u8; 4]) -> Rewrite {
-    let old = pair(ip.src, ip.dst);
-    let new = pair(src, dst);
-    let diff = csum_diff(&old, &new);
-    skb.l3_diff(diff)?;
-    skb.l4_diff(ip.l4() + TCP_CHECKSUM, diff, BPF_F_PSEUDO_HDR.into())?;
-    skb.store(IP_ADDRESSES, &new)
-}
-
-#[inline(always)]
-const fn pair(a: [u8; 4], b: [u8; 4]) -> [u32; 2] {
-    [u32::from_ne_bytes(a), u32::from_ne_bytes(b)]
-}
-
 /// A segment without data and options, made by the filter out of another segment's frame.
-pub struct Bare {
+pub struct Bare<'a> {
     /// The source address.
-    pub src: [u8; 4],
-    /// The destination address.
-    pub dst: [u8; 4],
+    pub src: &'a Addr,
+    /// The destination address, of the same family.
+    pub dst: &'a Addr,
     /// The header; its length is set to 20 bytes.
     pub header: TcpHeader,
 }
 
 /// Turns the frame into a bare segment.
 #[inline(always)]
-pub fn make_bare(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
+pub fn make_bare(skb: Skb, ip: &Ip, bare: &Bare<'_>) -> Rewrite {
+    bare_tcp(skb, ip, bare)?;
     bare_ip(skb, ip, bare)?;
-    bare_tcp(skb, ip, bare)
+    follow_family(skb, ip, bare.src, bare.dst)
 }
 
 /// The IP part of a bare segment. Two functions, because together they want too much of the stack.
 #[inline(never)]
-fn bare_ip(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
-    skb.resize(ip.l4() + TCP_HEADER as u32)?;
-    set_total_len(
-        skb,
-        ip.total_len as u16,
-        ip.header_len as u16 + TCP_HEADER as u16,
-    )?;
-    let (old, new) = (pair(ip.src, ip.dst), pair(bare.src, bare.dst));
-    skb.l3_diff(csum_diff(&old, &new))?;
-    skb.store(IP_ADDRESSES, &new)
+fn bare_ip(skb: Skb, ip: &Ip, bare: &Bare<'_>) -> Rewrite {
+    set_length(skb, ip, ip.header_len + TCP_HEADER as u32)?;
+    write_addresses(skb, ip, bare.src, bare.dst)
 }
 
 /// The TCP part of a bare segment.
@@ -185,8 +157,9 @@ fn bare_ip(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
 /// The checksum starts as 0, and both sums are put in as differences from nothing: right for frames
 /// whose checksum is complete and for those whose card will complete it.
 #[inline(never)]
-fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
+fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare<'_>) -> Rewrite {
     let l4 = ip.l4();
+    skb.resize(l4 + TCP_HEADER as u32)?;
     let mut tcp: HeaderWords = [0; TCP_HEADER / 4];
     TcpHeader {
         header_len: TCP_HEADER as u8,
@@ -197,14 +170,17 @@ fn bare_tcp(skb: Skb, ip: &Ip, bare: &Bare) -> Rewrite {
     .emit_words(&mut tcp);
     skb.store(l4, &tcp)?;
     skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u32], &tcp), 0)?;
-    let [src, dst] = pair(bare.src, bare.dst);
-    let protocol_and_len = (TCP as u32) << 16 | TCP_HEADER as u32;
-    let pseudo = [src, dst, protocol_and_len.to_be()];
-    skb.l4_diff(
-        l4 + TCP_CHECKSUM,
-        csum_diff(&[0u32], &pseudo),
-        BPF_F_PSEUDO_HDR.into(),
-    )
+    pseudo_header(skb, l4, [bare.src, bare.dst], TCP_HEADER as u32)
+}
+
+/// Puts a pseudo-header's sum into a checksum that has none yet. The sum of an IPv4 pseudo-header is the same with
+/// addresses that are mapped: the ones of the prefix are a zero, twice.
+#[inline(always)]
+fn pseudo_header(skb: Skb, l4: u32, [src, dst]: [&Addr; 2], len: u32) -> Rewrite {
+    let pair = pair(src, dst);
+    let rest = [((TCP as u32) << 16 | len).to_be()];
+    let sum = csum_diff_from(csum_diff(&[0u32], &pair), &[0u32], &rest);
+    skb.l4_diff(l4 + TCP_CHECKSUM, sum, BPF_F_PSEUDO_HDR.into())
 }
 
 /// How many bytes of options a SYN-ACK of the filter's has.
@@ -221,13 +197,14 @@ pub fn make_syn_ack(
     header: &TcpHeader,
     options: &[u32; SYN_ACK_OPTIONS / 4],
 ) -> Rewrite {
-    const LEN: usize = TCP_HEADER + SYN_ACK_OPTIONS;
-    if ip.header_len > IPV4 {
-        skb.adjust_room(IPV4 as i32 - ip.header_len as i32)?;
+    const LEN: u32 = (TCP_HEADER + SYN_ACK_OPTIONS) as u32;
+    let base = if ip.v6 { IPV6 } else { IPV4 };
+    if ip.header_len > base {
+        skb.adjust_room(base as i32 - ip.header_len as i32)?;
     }
-    skb.resize(ETH + IPV4 + LEN as u32)?;
-    fresh_ip(skb, ip, LEN as u16)?;
-    let l4 = ETH + IPV4;
+    let l4 = ETH + base;
+    skb.resize(l4 + LEN)?;
+    fresh_answer(skb, ip, LEN)?;
     let mut tcp: HeaderWords = [0; TCP_HEADER / 4];
     header.emit_words(&mut tcp);
     skb.store(l4, &tcp)?;
@@ -235,89 +212,5 @@ pub fn make_syn_ack(
     let sum = csum_diff(&[0u32], &tcp);
     skb.l4_diff(l4 + TCP_CHECKSUM, sum, 0)?;
     skb.l4_diff(l4 + TCP_CHECKSUM, csum_diff(&[0u32], options), 0)?;
-    let [src, dst] = pair(ip.dst, ip.src);
-    let pseudo = [src, dst, ((TCP as u32) << 16 | LEN as u32).to_be()];
-    skb.l4_diff(
-        l4 + TCP_CHECKSUM,
-        csum_diff(&[0u32], &pseudo),
-        BPF_F_PSEUDO_HDR.into(),
-    )
-}
-
-/// Writes an IPv4 header of its own for a segment of `len` bytes in the opposite direction.
-#[inline(never)]
-fn fresh_ip(skb: Skb, ip: &Ip, len: u16) -> Rewrite {
-    const DONT_FRAGMENT: u32 = 0x4000;
-    const TTL: u32 = 64;
-    let [src, dst] = pair(ip.dst, ip.src);
-    let mut words = [
-        (0x4500_0000 | (IPV4 + len as u32)).to_be(),
-        DONT_FRAGMENT.to_be(),
-        (TTL << 24 | (TCP as u32) << 16).to_be(),
-        src,
-        dst,
-    ];
-    let sum = csum_diff(&[0u32], &words) as u32;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    // The sum is of words as they are in memory.
-    let [first, second] = (!(sum as u16)).to_ne_bytes();
-    words[2] |= u32::from_ne_bytes([0, 0, first, second]);
-    skb.store(ETH, &words)
-}
-
-/// Replaces the header's first option, one of sixteen bytes.
-#[inline(never)]
-pub fn replace_ip_option(skb: Skb, old: &[u8; 16], new: &[u8; 16]) -> Rewrite {
-    skb.l3_diff(csum_diff(old, new))?;
-    skb.store(ETH + IPV4, new)
-}
-
-/// Puts an IPv4 option of sixteen bytes into the header, before all others: the kernel makes and takes
-/// room right after the header's fixed part.
-#[inline(never)]
-pub fn insert_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
-    if ip.header_len > 60 - 16 {
-        return Err(FAILED);
-    }
-    skb.adjust_room(16)?;
-    skb.store(ETH + IPV4, option)?;
-    set_ip_len(
-        skb,
-        ip.header_len,
-        ip.header_len + 16,
-        ip.total_len,
-        ip.total_len + 16,
-    )?;
-    skb.l3_diff(csum_diff(&[0u8; 4], option))
-}
-
-/// Takes an IPv4 option of sixteen bytes, the header's first, out again.
-#[inline(never)]
-pub fn remove_ip_option(skb: Skb, ip: &Ip, option: &[u8; 16]) -> Rewrite {
-    if ip.header_len < IPV4 + 16 {
-        return Err(FAILED);
-    }
-    skb.l3_diff(csum_diff(option, &[0u8; 4]))?;
-    set_ip_len(
-        skb,
-        ip.header_len,
-        ip.header_len - 16,
-        ip.total_len,
-        ip.total_len - 16,
-    )?;
-    skb.adjust_room(-16)
-}
-
-#[inline(always)]
-fn set_ip_len(skb: Skb, old_ihl: u32, ihl: u32, old_total: u32, total: u32) -> Rewrite {
-    let first: [u8; 4] = skb.load(ETH).ok_or(FAILED)?;
-    let (o, n) = (
-        (old_total as u16).to_be_bytes(),
-        (total as u16).to_be_bytes(),
-    );
-    let old = [0x40 | (old_ihl / 4) as u8, first[1], o[0], o[1]];
-    let new = [0x40 | (ihl / 4) as u8, first[1], n[0], n[1]];
-    skb.l3_diff(csum_diff(&old, &new))?;
-    skb.store(ETH, &new)
+    pseudo_header(skb, l4, [&ip.dst, &ip.src], LEN)
 }

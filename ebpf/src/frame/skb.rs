@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM},
     helpers::generated as helper,
 };
 use dts_core::verdict::DropReason;
@@ -81,7 +81,7 @@ impl Skb {
 
     /// The `N` words at `offset`, as they are in the frame; `None` beyond the end.
     #[inline(always)]
-    pub(super) fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
+    pub fn load_words<const N: usize>(self, offset: u32) -> Option<[u32; N]> {
         let mut words = MaybeUninit::<[u32; N]>::uninit();
         // SAFETY: `words` has room for N words; the helper checks the offset.
         let r = unsafe {
@@ -107,6 +107,25 @@ impl Skb {
         let r =
             unsafe { helper::bpf_skb_store_bytes(self.0, offset, from, size_of::<B>() as u32, 0) };
         if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Overwrites bytes that no checksum of the packet's own covers, such as those of an IPv6 header, and has the kernel
+    /// mend the sum over the whole frame that a network card may have made.
+    #[inline(always)]
+    pub(super) fn store_summed<B: Block>(self, offset: u32, block: &B) -> Rewrite {
+        let from = (&raw const *block).cast_mut().cast();
+        let (len, flags) = (size_of::<B>() as u32, BPF_F_RECOMPUTE_CSUM.into());
+        // SAFETY: as in `store`.
+        let r = unsafe { helper::bpf_skb_store_bytes(self.0, offset, from, len, flags) };
+        if r == 0 { Ok(()) } else { Err(FAILED) }
+    }
+
+    /// Mends the sum over the whole frame that a network card may have made. There is none for most frames: then this
+    /// does nothing.
+    #[inline(always)]
+    pub(super) fn add_to_sum(self, diff: i64) {
+        // SAFETY: plain helper call on the context.
+        unsafe { helper::bpf_csum_update(self.0, diff as u32) };
     }
 
     /// Says that the packet is for this host, whatever the link-layer address it was sent to.
@@ -211,6 +230,12 @@ unsafe impl<const N: usize> Block for [u32; N] {}
 /// The difference that replacing `from` by `to` makes to a checksum.
 #[inline(always)]
 pub(super) fn csum_diff<A: Block, B: Block>(from: &A, to: &B) -> i64 {
+    csum_diff_from(0, from, to)
+}
+
+/// The same, added to another difference.
+#[inline(always)]
+pub(super) fn csum_diff_from<A: Block, B: Block>(seed: i64, from: &A, to: &B) -> i64 {
     const { assert!(size_of::<A>().is_multiple_of(4) && size_of::<B>().is_multiple_of(4)) };
     // SAFETY: the helper reads as many bytes as both have; it needs no alignment beyond the stack's.
     unsafe {
@@ -219,7 +244,7 @@ pub(super) fn csum_diff<A: Block, B: Block>(from: &A, to: &B) -> i64 {
             size_of::<A>() as u32,
             (&raw const *to).cast_mut().cast(),
             size_of::<B>() as u32,
-            0,
+            seed as u32,
         )
     }
 }

@@ -1,7 +1,7 @@
 //! What leaves at the front: servers' and the inspector's segments to clients.
 
 use dts_core::{
-    addr::{Addr, FlowKey},
+    addr::FlowKey,
     decide::{
         front::{self, FromInspector, FromServer},
         shift,
@@ -32,15 +32,15 @@ pub fn egress(skb: Skb) -> Step {
         return Ok(Outcome::pass(Action::ToClient));
     }
     let ip = match Frame::parse(skb) {
-        Frame::Ipv4(ip) => ip,
+        Frame::Ip(ip) => ip,
         Frame::Arp => return Ok(arp::egress(skb)),
         Frame::Other => return Ok(Outcome::pass(Action::Other)),
     };
-    let vip = Addr::v4(ip.src);
+    let vip = ip.src;
     if ip.protocol != TCP || ip.fragment {
         return Ok(Outcome::pass(Action::Other));
     }
-    let Some(segment) = Segment::read(skb, &ip) else {
+    let Some(segment) = Segment::read(skb, ip) else {
         return malformed(&vip);
     };
     let t = &segment.tcp.header;
@@ -49,7 +49,7 @@ pub fn egress(skb: Skb) -> Step {
     };
     let inspector = service.kind == service_kind::INSPECTOR;
     segment.flow = FlowKey {
-        remote: Addr::v4(ip.dst),
+        remote: ip.dst,
         local: vip,
         remote_port: t.destination,
         local_port: if inspector {
@@ -119,8 +119,8 @@ fn reset_sender(skb: Skb, segment: &Segment, settings: &NodeSettings, action: Ac
             ..TcpHeader::default()
         };
         let reset = Bare {
-            src: ip.dst,
-            dst: ip.src,
+            src: &ip.dst,
+            dst: &ip.src,
             header,
         };
         give_bare(skb, ip, &reset, settings, action)
@@ -191,11 +191,10 @@ fn to_peer(
 ) -> Outcome {
     outcome(|| {
         let Segment { ip, tcp, .. } = segment;
-        let (own, peer) = (e.own.v4_tail(), e.peer.v4_tail());
         tcp.header.source = settings.handover_port as u16;
         tcp.header.destination = e.peer_port;
         rewrite(skb, ip.l4(), tcp, scratch)?;
-        set_addresses(skb, ip, own, peer)?;
+        set_addresses(skb, ip, &e.own, &e.peer)?;
         send_to_peer(skb, e, settings, Action::ToPeer)
     })
 }
@@ -219,7 +218,6 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
         let Some(settings) = settings() else {
             return Err(DropReason::NoEntry);
         };
-        let (own, peer) = (e.own.v4_tail(), e.peer.v4_tail());
         let header = TcpHeader {
             source: settings.handover_port as u16,
             destination: e.peer_port,
@@ -237,8 +235,8 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
             skb,
             &segment.ip,
             &Bare {
-                src: own,
-                dst: peer,
+                src: &e.own,
+                dst: &e.peer,
                 header,
             },
         )?;

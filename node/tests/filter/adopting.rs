@@ -1,6 +1,7 @@
 //! An adopting service, for all tests: its rules, and the frames that clients and other nodes send.
 
-use dts_core::addr::{Addr, FlowKey};
+use crate::world::{World, addr};
+use dts_core::addr::FlowKey;
 use dts_core::cookie::{self, SynAck, Terms};
 use dts_core::entry::adoption::{Adoption, NodeSet, Target, rules, ruling, stage};
 use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
@@ -67,9 +68,9 @@ pub(crate) fn set_up(filter: &Filter) {
     let target = |mac, reachable| Target { mac, reachable };
     filter
         .set_targets(&[
-            (Addr::v4(PEER), target(PEER_MAC, 1)),
-            (Addr::v4(OTHER), target(OTHER_MAC, 1)),
-            (Addr::v4(LOST), target([0; 6], 0)),
+            (addr(PEER), target(PEER_MAC, 1)),
+            (addr(OTHER), target(OTHER_MAC, 1)),
+            (addr(LOST), target([0; 6], 0)),
         ])
         .expect("targets");
     let set = |nodes: &[[u8; 4]]| {
@@ -78,7 +79,7 @@ pub(crate) fn set_up(filter: &Filter) {
             ..NodeSet::default()
         };
         for (place, node) in set.nodes.iter_mut().zip(nodes) {
-            *place = Addr::v4(*node);
+            *place = addr(*node);
         }
         set
     };
@@ -100,7 +101,7 @@ pub(crate) fn set_up(filter: &Filter) {
         })
         .expect("rules");
     let hash = RingHash::SipHash { key: REQUEST_KEY }.into();
-    let nodes = [OWN, OTHER].map(Addr::v4);
+    let nodes = [OWN, OTHER].map(addr);
     filter
         .publish_requests(hash, &[RingPoint::new(5, 1)], &nodes)
         .expect("a ring");
@@ -154,7 +155,7 @@ pub(crate) fn record(first: &Tcp, stage: u32, target: [u8; 4]) -> Adoption {
         server_isn: Seq(first.ack).minus(1),
         stage,
         terms: TERMS.pack(),
-        target: Addr::v4(target),
+        target: addr(target),
         since: unix_ms() as u32,
         ruling: if stage == stage::SENT { SET_OTHER } else { 0 },
         mac: CLIENT_MAC,
@@ -195,15 +196,26 @@ pub(crate) fn sent_here(segment: &Tcp, kind: Kind) -> Tcp {
 
 /// What an adoption frame's option, the first one, says; `segment` is the client's.
 pub(crate) fn read_option(frame: &[u8], segment: &Tcp) -> Option<option::Adoption> {
-    let bytes = frame.get(34..50)?.try_into().ok()?;
+    let bytes = option_bytes(frame)?;
     let mut room = release::Room { bytes };
     option::verify(&KEY, &flow_of(segment), numbers(segment), now(), &mut room)
 }
 
+/// A client's frame's first IP option, of sixteen bytes, as IPv4 has it.
+pub(crate) fn option_bytes(frame: &[u8]) -> Option<[u8; 16]> {
+    if !World::present().clients_v6 {
+        return frame.get(34..50)?.try_into().ok();
+    }
+    if frame.get(54..58)? != [6, 2, 0x1e, 16] {
+        return None;
+    }
+    frame.get(58..74)?.try_into().ok()
+}
+
 pub(crate) fn flow_of(segment: &Tcp) -> FlowKey {
     FlowKey {
-        remote: Addr::v4(segment.src.0),
-        local: Addr::v4(segment.dst.0),
+        remote: addr(segment.src.0),
+        local: addr(segment.dst.0),
         remote_port: segment.src.1,
         local_port: segment.dst.1,
     }

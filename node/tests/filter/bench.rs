@@ -10,8 +10,9 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::world::addr;
 use aya::maps::{MapData, RingBuf};
-use dts_core::addr::{Addr, FlowKey};
+use dts_core::addr::FlowKey;
 use dts_core::entry::{
     ConnEntry, ConnKey, NodeSettings, ServiceEntry, ServiceKey, SweepRecord, role, service_kind,
     sweep,
@@ -95,8 +96,8 @@ impl Bench {
     pub(crate) fn set_up(&self) {
         let filter = &self.filter;
         let settings = NodeSettings {
-            address: Addr::v4(OWN),
-            self_address: Addr::v4(SELF_ADDRESS),
+            address: addr(OWN),
+            self_address: addr(SELF_ADDRESS),
             tag_key: KEY,
             // Unix time is the monotonic clock's here: `made` below knows it as well.
             clock_offset: 0,
@@ -113,9 +114,9 @@ impl Bench {
             reserved: 0,
         };
         filter.set_node(&settings).expect("settings");
-        filter.set_vips(&[Addr::v4(VIP)]).expect("VIPs");
+        filter.set_vips(&[addr(VIP)]).expect("VIPs");
         filter
-            .set_members(&[OWN, PEER, SELF_ADDRESS].map(Addr::v4))
+            .set_members(&[OWN, PEER, SELF_ADDRESS].map(addr))
             .expect("members");
         let [shop, shop_inspector] = adopting::services();
         filter
@@ -250,7 +251,7 @@ pub(crate) fn service(
 ) -> (ServiceKey, ServiceEntry) {
     (
         ServiceKey {
-            vip: Addr::v4(VIP),
+            vip: addr(VIP),
             port: port.into(),
         },
         ServiceEntry {
@@ -280,8 +281,8 @@ pub(crate) fn now() -> u16 {
 /// The flow of a client's port to a port of the VIP.
 pub(crate) fn flow(remote_port: u16, local_port: u16) -> FlowKey {
     FlowKey {
-        remote: Addr::v4(CLIENT),
-        local: Addr::v4(VIP),
+        remote: addr(CLIENT),
+        local: addr(VIP),
         remote_port,
         local_port,
     }
@@ -364,9 +365,9 @@ pub(crate) fn option(flow: &FlowKey) -> HandoverOption {
 /// A handover SYN from a port of `from`, tagged with `key`.
 pub(crate) fn handover_syn(o: &HandoverOption, from: [u8; 4], port: u16, key: [u8; 16]) -> Tcp {
     let ends = HandoverEnds {
-        from: Addr::v4(from),
+        from: addr(from),
         from_port: port,
-        to: Addr::v4(OWN),
+        to: addr(OWN),
     };
     let mut room = OptionRoom::default();
     o.emit(&key, &ends, &mut room);

@@ -9,6 +9,7 @@
 //! | `table` | one row per verdict: frame in, counter that grew, frame out |
 //! | `adopting` | an adopting service, and the frames that it has to do with |
 //! | `bench` | a node of its own: a network namespace, the loaded filter, its settings |
+//! | `world` | address families: of clients, of nodes |
 //! | `frame` | frames made, and their checksums verified, by code that the filter does not have |
 //!
 //! Nothing is attached to an interface: every packet that a program sees is a test's.
@@ -21,3 +22,4 @@ mod ring;
 mod rules;
 mod services;
 mod table;
+mod world;

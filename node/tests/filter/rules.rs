@@ -24,6 +24,7 @@ use self::configuration::{FIRST_PORT, NODES, SERVICES, address, any_configuratio
 use self::heads::any_head;
 use crate::adopting::{TERMS, answering, cookie_of};
 use crate::bench::{Bench, OWN, REDIRECT, SHOT, UNSPEC, VIP};
+use crate::world::addr;
 
 /// Heads that are asked about under the same configuration, with the same nodes alive.
 const BATCH: usize = 2_000;
@@ -105,7 +106,7 @@ impl Node {
         let told = told(&current, |_| true, &old, &[]);
         filter.add_rules(&told.tables).expect("room for the rules");
         let requests = current.placement.requests();
-        let nodes: Vec<_> = (0..NODES).map(|i| Addr::v4(address(i))).collect();
+        let nodes: Vec<_> = (0..NODES).map(|i| addr(address(i))).collect();
         filter
             .publish_requests(*requests.hash(), requests.points(), &nodes)
             .expect("a ring");
@@ -125,7 +126,7 @@ impl Node {
                 reachable: u16::from(*alive),
             };
             if i != 0 {
-                targets.push((Addr::v4(address(i)), target));
+                targets.push((addr(address(i)), target));
             }
         }
         filter.set_targets(&targets).expect("targets");
@@ -243,8 +244,8 @@ fn flow_of(number: u32, service: usize) -> FlowKey {
     let port = u16::from_be_bytes(port);
     let net = if port == 0 { 18 } else { 19 };
     FlowKey {
-        remote: Addr::v4([198, net, high, low]),
-        local: Addr::v4(VIP),
+        remote: addr([198, net, high, low]),
+        local: addr(VIP),
         remote_port: port.max(1),
         local_port: FIRST_PORT + service as u16,
     }
@@ -262,7 +263,7 @@ fn ask(bench: &Bench, flow: &FlowKey, head: &[u8], tally: &mut Tally) -> Option<
         // Nothing listens here.
         UNSPEC => {
             tally.local += 1;
-            Some(Addr::v4(OWN))
+            Some(addr(OWN))
         }
         REDIRECT => {
             let known = bench.filter.adoption(flow).expect("records");

@@ -173,19 +173,25 @@ fn from_client(rng: &mut fastrand::Rng) -> Vec<u8> {
             let flags = *rng.choice(&[SYN, ACK]).expect("some");
             filled(rng, client(&flow, seq, ack, flags))
         }
+        11 if World::present().clients_v6 => some_solicitation(rng),
         11 => some_arp(rng, CLIENT_MAC),
-        12 => some_icmp(rng, CLIENT, VIP, 8, &[1; 56]),
+        12 => {
+            let kind = if World::present().clients_v6 { 128 } else { 8 };
+            some_icmp(rng, CLIENT, VIP, kind, &[1; 56])
+        }
         13 | 14 => {
             let from = server(&flow, near(rng, Y), 0, ACK);
-            let quote = Ip {
-                payload: from.frame()[ETH + 20..].to_vec(),
-                ..packet(VIP_MAC, CLIENT_MAC, VIP, CLIENT, 6)
+            let kinds = if World::present().clients_v6 {
+                [1, 2, 3, 0]
+            } else {
+                [3, 11, 12, 0]
             };
-            let kind = *rng.choice(&[3, 11, 12, 0]).expect("some");
-            some_icmp(rng, [198, 18, 0, 1], VIP, kind, &quote.packet())
+            let kind = *rng.choice(&kinds).expect("some");
+            some_icmp(rng, [198, 18, 0, 1], VIP, kind, &from.frame()[ETH..])
         }
-        15 => fragment(rng, client(&flow, seq, ack, ACK)),
+        15 => some_fragment(rng, client(&flow, seq, ack, ACK)),
         16 => Tcp {
+            src: (STRANGER, flow.remote_port),
             dst: (OWN, HANDOVER),
             ..client(&flow, seq, ack, SYN)
         }
@@ -265,7 +271,7 @@ fn from_peer(rng: &mut fastrand::Rng) -> Vec<u8> {
             let key = if rng.bool() { KEY } else { [0; 16] };
             released(&flow, near(rng, X), key).frame()
         }
-        10 => fragment(rng, peer(port, from, X, Y, ACK)),
+        10 => some_fragment(rng, peer(port, from, X, Y, ACK)),
         _ => garbage(rng),
     }
 }
@@ -319,20 +325,30 @@ fn some_icmp(
     kind: u8,
     rest: &[u8],
 ) -> Vec<u8> {
-    Ip {
+    let mut frame = Ip {
         payload: icmp(kind, rng.u8(0..5), [0, 0, 5, 0xdc], rest),
         ..packet(VIP_MAC, CLIENT_MAC, src, dst, 1)
     }
-    .frame()
+    .frame();
+    mend(&mut frame);
+    frame
+}
+
+/// A question for an address's link address.
+fn some_solicitation(rng: &mut fastrand::Rng) -> Vec<u8> {
+    let target = *rng.choice(&[CLIENT, VIP, OWN]).expect("some");
+    let (client, target) = (addr(CLIENT).bytes16(), addr(target).bytes16());
+    let src = if rng.bool() { client } else { [0; 16] };
+    let dst = if rng.bool() { target } else { [0xff; 16] };
+    let kind = *rng.choice(&[135, 135, 136]).expect("some");
+    let link = (1, CLIENT_MAC);
+    neighbour((VIP_MAC, CLIENT_MAC), (src, dst), (kind, 0), target, link)
 }
 
 /// A fragment of a segment: the first one, a later one, or nonsense.
-fn fragment(rng: &mut fastrand::Rng, segment: Tcp) -> Vec<u8> {
-    let mut frame = segment.frame();
+fn some_fragment(rng: &mut fastrand::Rng, segment: Tcp) -> Vec<u8> {
     let field = *rng.choice(&[0x2000, 0x2001, 0x0001, 0x1fff]).expect("some");
-    frame[ETH + 6..ETH + 8].copy_from_slice(&u16::to_be_bytes(field));
-    mend(&mut frame);
-    frame
+    fragment(segment.frame(), field)
 }
 
 /// The segment's frame with an 802.1Q tag.

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use dts_core::addr::{Addr, FlowKey};
+use dts_core::addr::FlowKey;
 use dts_core::entry::adoption::{Adoption, asks, rules, stage};
 use dts_core::entry::{ServiceEntry, service_kind};
 use dts_core::handover::adoption::Kind;
@@ -15,14 +15,15 @@ use dts_node::kernel::filter::adopt::read_inquiry;
 use super::{Out, Row, frame, grown, same, same_as, to};
 use crate::adopting::{
     ADOPT_FRAME, ADOPT_HERE, COOKIE_KEY, LO_MAC, LOST, OTHER, OTHER_MAC, SET_PEER, SHOP,
-    SHOP_INSPECTOR, TERMS, answering, cookie_of, option_of, read_option, record, request,
-    sent_here, services, slot, unix_ms,
+    SHOP_INSPECTOR, TERMS, answering, cookie_of, option_bytes, option_of, read_option, record,
+    request, sent_here, services, slot, unix_ms,
 };
 use crate::bench::{
     BACK_MAC, Bench, CLIENT_MAC, DATA, FRONT_MAC, KEY, OWN, PEER, PEER_MAC, STRANGER, UNSPEC,
     VIP_MAC, WEB, X, client, flow, server, service, syn, timestamps,
 };
-use crate::frame::{ETH, Mac, Tcp, mend};
+use crate::frame::{ETH, Mac, Tcp, fragment, mend};
+use crate::world::{addr, ip_len, optioned_ip_len};
 
 mod arrivals;
 mod changed;
@@ -116,7 +117,11 @@ fn is_adoption(out: &[u8], segment: &Tcp, kind: Kind, (to, from): (Mac, Mac)) {
     let expected = Tcp {
         to,
         from,
-        ip_options: [&out[ETH + 20..ETH + 36], &segment.ip_options].concat(),
+        ip_options: [
+            &option_bytes(out).expect("an option")[..],
+            &segment.ip_options,
+        ]
+        .concat(),
         ..segment.clone()
     };
     same("an adoption", out, &frame(expected));

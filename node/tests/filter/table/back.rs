@@ -1,6 +1,5 @@
 //! Rows of the network between the nodes.
 
-use dts_core::addr::Addr;
 use dts_core::entry::{flag, role, state};
 use dts_core::handover::{
     AGREED, AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption,
@@ -18,7 +17,8 @@ use crate::bench::{
     BACK_MAC, Bench, DATA, KEY, OWN, PEER, PEER_MAC, STRANGER, VIP, W, WEB, X, Y, client, flow,
     handover_syn, now, option, own, peer, released, syn, timestamps,
 };
-use crate::frame::{ETH, Ip, Tcp, mend};
+use crate::frame::{ETH, Ip, Tcp, fragment};
+use crate::world::{addr, back_ip_len};
 
 mod inspecting;
 mod target;

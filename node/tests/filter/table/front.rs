@@ -12,10 +12,11 @@ use super::{
 };
 use crate::bench::{
     BACK_MAC, Bench, CLIENT, CLIENT_MAC, DATA, FRONT_MAC, HANDOVER, INSPECTOR, KEY, MAIL, MOST,
-    OWN, PEER, PEER_MAC, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released, server, syn,
-    timestamps,
+    OWN, PEER, PEER_MAC, STRANGER, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released,
+    server, syn, timestamps,
 };
-use crate::frame::{ETH, Ip, Tcp, arp, icmp, mend};
+use crate::frame::{ETH, Ip, Tcp, arp, fragment, icmp, mend, neighbour};
+use crate::world::{World, addr, ip_len};
 
 mod clients;
 mod neighbours;

@@ -2,18 +2,19 @@
 //! addresses of the bench's namespace. No program is attached there; connections are made without them.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dts_core::entry::state;
 use dts_core::segment::{ACK, RST};
 use dts_core::verdict::{Action, Verdict};
-use socket2::{Domain, Socket, Type};
+use socket2::{SockAddr, Socket, Type};
 
 use super::{answered_server, grown};
 use crate::bench::{Bench, CLIENT, MAIL, UNSPEC, VIP, WEB, client, flow, ip, syn};
 use crate::frame::{ETH, Tcp};
+use crate::world::{World, addr, ip_len};
 
 /// The client's port of the connection to each service.
 pub(super) const PORT: u16 = 41_000;
@@ -22,9 +23,15 @@ pub(super) const PORT: u16 = 41_000;
 pub(super) fn check(bench: &Bench) -> Vec<Verdict> {
     bench.set_up();
     bench.clear();
-    let [client, vip] = [CLIENT, VIP].map(Ipv4Addr::from);
-    ip(&format!("addr add {client}/32 dev lo"));
-    ip(&format!("addr add {vip}/32 dev lo"));
+    let whole = if World::present().clients_v6 {
+        "128 nodad"
+    } else {
+        "32"
+    };
+    for name in [CLIENT, VIP] {
+        let address = IpAddr::from(addr(name));
+        ip(&format!("addr add {address}/{whole} dev lo"));
+    }
     let mut met = alive(bench, MAIL, |_| {});
     met.extend(alive(bench, WEB, |bench| {
         bench.processing(flow(PORT, WEB), 30_000, |e| {
@@ -36,19 +43,24 @@ pub(super) fn check(bench: &Bench) -> Vec<Verdict> {
     met
 }
 
+/// A socket's address, of the family that the name has.
+pub(super) fn socket_address(name: [u8; 4], port: u16) -> SockAddr {
+    SocketAddr::new(addr(name).into(), port).into()
+}
+
 /// A connection of the client's to a service, and its other end.
 pub(super) fn connect(port: u16) -> (TcpStream, TcpStream) {
-    let address = |octets, port| SocketAddrV4::new(Ipv4Addr::from(octets), port).into();
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let vip = socket_address(VIP, port);
+    let listener = Socket::new(vip.domain(), Type::STREAM, None).expect("a socket");
     listener.set_reuse_address(true).expect("an option");
-    listener.bind(&address(VIP, port)).expect("the VIP is here");
+    listener.bind(&vip).expect("the VIP is here");
     listener.listen(1).expect("a listener");
     let listener = TcpListener::from(listener);
-    let ours = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let ours = Socket::new(vip.domain(), Type::STREAM, None).expect("a socket");
     ours.set_reuse_address(true).expect("an option");
-    ours.bind(&address(CLIENT, PORT))
+    ours.bind(&socket_address(CLIENT, PORT))
         .expect("the client is here");
-    ours.connect(&address(VIP, port)).expect("a listener");
+    ours.connect(&vip).expect("a listener");
     let (theirs, _) = listener.accept().expect("a connection");
     (ours.into(), theirs)
 }
@@ -110,7 +122,11 @@ fn time_wait(bench: &Bench) -> Verdict {
         let counted = grown("a flow in TIME_WAIT", &before, &bench.stats());
         if counted == Verdict::Done(Action::TimeWaitKilled) {
             assert_eq!(code, UNSPEC);
-            let seq = u32::from_be_bytes(out[ETH + 24..ETH + 28].try_into().expect("four"));
+            let seq = u32::from_be_bytes(
+                out[ETH + ip_len() + 4..ETH + ip_len() + 8]
+                    .try_into()
+                    .expect("four"),
+            );
             let reset = Tcp {
                 options: vec![],
                 ..Tcp {
@@ -143,14 +159,14 @@ fn time_wait(bench: &Bench) -> Verdict {
 
 /// Leaves the service's end of a connection in TIME_WAIT: it closes first.
 pub(super) fn leave_time_wait(client_port: u16, port: u16) -> TcpListener {
-    let vip = SocketAddrV4::new(Ipv4Addr::from(VIP), port).into();
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let vip = socket_address(VIP, port);
+    let socket = Socket::new(vip.domain(), Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&vip).expect("the VIP is here");
     socket.listen(1).expect("a listener");
     let listener = TcpListener::from(socket);
-    let ours = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let from = SocketAddrV4::new(Ipv4Addr::from(CLIENT), client_port).into();
+    let ours = Socket::new(vip.domain(), Type::STREAM, None).expect("a socket");
+    let from = socket_address(CLIENT, client_port);
     ours.bind(&from).expect("the client is here");
     ours.connect(&vip).expect("a listener");
     let (theirs, _) = listener.accept().expect("a connection");
@@ -177,7 +193,9 @@ fn wait_for_time_wait(client_port: u16) {
 
 /// Whether an end of a connection with this port of the client's is in TIME_WAIT, and the kernel's list that says so.
 pub(super) fn in_time_wait(client_port: u16) -> (bool, String) {
-    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("a table");
+    let v6 = if World::present().clients_v6 { "6" } else { "" };
+    let table = format!("/proc/thread-self/net/tcp{v6}");
+    let table = std::fs::read_to_string(table).expect("a table");
     // State 06 with the client's port as the remote end.
     let line = format!(":{client_port:04X} 06");
     (table.contains(&line), table)

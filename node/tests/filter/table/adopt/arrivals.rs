@@ -109,11 +109,9 @@ fn forged() -> Vec<Row> {
     let elsewhere = request(&flow(45_000, 443), "/");
     let drop =
         |name, segment: Tcp, reason| Row::drop(name, BACK_IN, frame(segment), nothing, reason);
-    let mut fragment = frame(with(option.clone()));
-    fragment[ETH + 6..ETH + 8].copy_from_slice(&[0x20, 0]);
-    mend(&mut fragment);
+    let fragment = fragment(frame(with(option.clone())), 0x2000);
     let mut header = frame(with(option.clone()));
-    header[ETH + 36 + 12] = 0x40;
+    header[ETH + optioned_ip_len() + 12] = 0x40;
     mend(&mut header);
     vec![
         drop(
@@ -158,7 +156,7 @@ fn forged() -> Vec<Row> {
             IN,
             frame(first.clone()),
             nothing,
-            DropReason::BadTag,
+            DropReason::BadOption,
         )
         .marked(ADOPT_FRAME),
     ]
@@ -196,7 +194,7 @@ fn comes_back() -> Vec<Row> {
         .then(move |bench| {
             let noted = learned(bench, &kept).expect("a record");
             let now = (noted.stage, noted.target, noted.ruling);
-            assert_eq!(now, (stage::SENT, Addr::v4(PEER), SET_PEER));
+            assert_eq!(now, (stage::SENT, addr(PEER), SET_PEER));
         }),
         Row::done(
             "such a request whose default target is this node, without a server",

@@ -26,7 +26,7 @@ fn gone() -> Vec<Row> {
         )
         .then(move |bench| {
             let noted = learned(bench, &decided).expect("a record");
-            assert_eq!(noted.target, Addr::v4(OTHER));
+            assert_eq!(noted.target, addr(OTHER));
         }),
         Row::drop(
             "a later segment, whose target is gone",

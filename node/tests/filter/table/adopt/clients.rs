@@ -70,13 +70,16 @@ fn decided() -> Vec<Row> {
         nothing,
         sent_on(&optioned, Kind::First, OTHER_MAC),
     ));
-    rows.push(Row::drop(
-        "more IP options than there is room for",
-        IN,
-        frame(ip_options(28)),
-        nothing,
-        DropReason::RewriteFailed,
-    ));
+    rows.push(
+        Row::drop(
+            "more IP options than there is room for",
+            IN,
+            frame(ip_options(28)),
+            nothing,
+            DropReason::RewriteFailed,
+        )
+        .v4_only(),
+    );
     let half = Tcp {
         flags: DATA | FIN,
         ..fresh_request()

@@ -1,13 +1,13 @@
 //! Rows that take real sockets, as in `super::super::sockets`.
 
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dts_core::segment::{ACK, RST};
-use socket2::{Domain, Socket, Type};
+use socket2::{Socket, Type};
 
-use super::super::sockets::{PORT, connect, in_time_wait, leave_time_wait};
+use super::super::sockets::{PORT, connect, in_time_wait, leave_time_wait, socket_address};
 use super::*;
 use crate::adopting::flow_of;
 use crate::bench::{REDIRECT, SHOT, VIP};
@@ -50,8 +50,8 @@ fn passes(action: Action) -> (Verdict, i32) {
 }
 
 fn listen(port: u16, backlog: i32) -> TcpListener {
-    let address = SocketAddrV4::new(Ipv4Addr::from(VIP), port).into();
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let address = socket_address(VIP, port);
+    let socket = Socket::new(address.domain(), Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&address).expect("the VIP is here");
     socket.listen(backlog).expect("a listener");
@@ -149,7 +149,11 @@ fn in_the_way(bench: &Bench) -> Vec<Verdict> {
     };
     let expected = passes(Action::StaleReset);
     let (stale, out) = meet(bench, (IN, ADOPT_FRAME), &sent, expected);
-    let expected = u32::from_be_bytes(out[ETH + 40..ETH + 44].try_into().expect("four"));
+    let expected = u32::from_be_bytes(
+        out[ETH + optioned_ip_len() + 4..ETH + optioned_ip_len() + 8]
+            .try_into()
+            .expect("four"),
+    );
     let reset = Tcp {
         seq: expected,
         ack: 0,
@@ -229,7 +233,11 @@ fn time_wait(bench: &Bench) -> Vec<Verdict> {
             continue;
         }
         assert_eq!((verdict, code), passes(Action::TimeWaitKilled));
-        let seq = u32::from_be_bytes(out[ETH + 24..ETH + 28].try_into().expect("four"));
+        let seq = u32::from_be_bytes(
+            out[ETH + ip_len() + 4..ETH + ip_len() + 8]
+                .try_into()
+                .expect("four"),
+        );
         let reset = Tcp {
             seq,
             flags: RST,
@@ -246,7 +254,7 @@ fn time_wait(bench: &Bench) -> Vec<Verdict> {
     let (verdict, out) = meet(bench, (IN, 0), may_follow[0], answered);
     assert_eq!(out[..12], [CLIENT_MAC, FRONT_MAC].concat());
     // The ends of the SYN-ACK, and what it acknowledges. `opening` has the rest.
-    let l4 = ETH + 20;
+    let l4 = ETH + ip_len();
     let acknowledged = u32::from_be_bytes(out[l4 + 8..l4 + 12].try_into().expect("four"));
     assert_eq!(acknowledged, may_follow[0].seq.wrapping_add(1));
     assert_eq!(flow_of(may_follow[0]), flow);

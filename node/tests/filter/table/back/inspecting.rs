@@ -134,7 +134,9 @@ fn outgoing_rows() -> Vec<Row> {
 }
 
 fn is_handover_syn(out: &[u8]) {
-    let bytes: [u8; 40] = out[ETH + 40..].try_into().expect("forty bytes of options");
+    let bytes: [u8; 40] = out[ETH + back_ip_len() + 20..]
+        .try_into()
+        .expect("forty bytes of options");
     // The option is compared by its meaning, all else byte by byte.
     let expected = Tcp {
         urgent: web().remote_port,
@@ -159,9 +161,9 @@ fn is_handover_syn(out: &[u8]) {
     assert!(now().wrapping_sub(made) <= 1, "made at {made}");
     let mut room = OptionRoom { bytes };
     let ends = HandoverEnds {
-        from: Addr::v4(OWN),
+        from: addr(OWN),
         from_port: OWN_PORT,
-        to: Addr::v4(PEER),
+        to: addr(PEER),
     };
     assert!(parsed.tag_is_right(&KEY, &ends, &mut room), "the tag");
 }
@@ -200,7 +202,7 @@ fn replies() -> Vec<Row> {
         )
         .then(|bench| {
             let e = bench.entry(web(), role::INSPECTING).expect("an entry");
-            assert_eq!((e.state, e.peer), (state::FROZEN, Addr::v4(PEER)));
+            assert_eq!((e.state, e.peer), (state::FROZEN, addr(PEER)));
         }),
         Row::done(
             "the FIN that ends the handover",

@@ -52,7 +52,7 @@ fn syns() -> Vec<Row> {
             let e = bench.entry(web(), role::PROCESSING).expect("an entry");
             assert_eq!(
                 (e.state, e.client_isn, e.server_isn, e.peer, e.peer_port),
-                (state::HANDING, Seq(X), Seq(Y), Addr::v4(PEER), PEER_PORT)
+                (state::HANDING, Seq(X), Seq(Y), addr(PEER), PEER_PORT)
             );
         }),
         Row::done(
@@ -115,11 +115,9 @@ fn refused_syns() -> Vec<Row> {
     // The tag is another one each second: a bit is changed, whatever it was.
     let flipped = |at: usize| bytes(at, good().options[at] ^ 1);
     let drop = |name, frame, reason| Row::drop(name, IN, frame, nothing, reason);
-    let mut fragment = frame(good());
-    fragment[ETH + 6..ETH + 8].copy_from_slice(&[0x20, 0]);
-    mend(&mut fragment);
+    let fragment = fragment(frame(good()), 0x2000);
     let mut short = frame(good());
-    short[ETH + 20 + 12] = 0x40;
+    short[ETH + back_ip_len() + 12] = 0x40;
     vec![
         drop(
             "a stranger's handover",
@@ -140,7 +138,7 @@ fn refused_syns() -> Vec<Row> {
             DropReason::BadOption,
         ),
         drop("another version", bytes(2, 0x4e), DropReason::BadOption),
-        drop("a reserved byte", bytes(8, 1), DropReason::BadOption),
+        drop("a reserved byte", bytes(8, 1), DropReason::BadOption).v4_only(),
         drop("a scale of fifteen", bytes(3, 0xf9), DropReason::BadOption),
         drop(
             "a handover SYN with data",

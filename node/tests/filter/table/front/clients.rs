@@ -14,6 +14,7 @@ pub(super) fn rows() -> Vec<Row> {
 fn untouched() -> Vec<Row> {
     let other = || same_as(Action::Other);
     let to_node = Tcp {
+        src: (STRANGER, 40_000),
         dst: (OWN, 22),
         ..client(&web(), X, 0, SYN)
     };
@@ -47,7 +48,11 @@ fn untouched() -> Vec<Row> {
         Row::done(
             "UDP to the node itself",
             IN,
-            packet(OWN, 17, vec![0; 9]).frame(),
+            Ip {
+                src: STRANGER,
+                ..packet(OWN, 17, vec![0; 9])
+            }
+            .frame(),
             nothing,
             other(),
         ),
@@ -255,7 +260,8 @@ fn syns() -> Vec<Row> {
                 bench.own(false);
             },
             DropReason::RewriteFailed,
-        ),
+        )
+        .v4_only(),
     ]
 }
 
@@ -285,21 +291,22 @@ fn is_release(out: &[u8], ip_options: &[u8]) {
 
 fn refused() -> Vec<Row> {
     let mut short_header = frame(client(&web(), 1, 1, ACK));
-    short_header[ETH + 20 + 12] = 0x40;
+    short_header[ETH + ip_len() + 12] = 0x40;
     mend(&mut short_header);
     let mut short_packet = frame(syn(&web()));
-    short_packet[ETH + 3] = 39;
-    let cut = frame(syn(&web()))[..ETH + 40].to_vec();
-    let mut first = frame(syn(&web()));
-    first[ETH + 6..ETH + 8].copy_from_slice(&[0x20, 0]);
-    let mut later = frame(client(&web(), 1, 1, ACK));
-    later[ETH + 6..ETH + 8].copy_from_slice(&[0, 5]);
+    // Header and data of 39 bytes; data of 19.
+    let (at, len) = if ip_len() == 20 { (3, 39) } else { (5, 19) };
+    short_packet[ETH + at] = len;
+    let cut = frame(syn(&web()))[..ETH + ip_len() + 20].to_vec();
+    let first = fragment(frame(syn(&web())), 0x2000);
+    let later = fragment(frame(client(&web(), 1, 1, ACK)), 5);
     let handover_in = Tcp {
+        src: (STRANGER, 40_000),
         dst: (OWN, HANDOVER),
         ..client(&web(), X, 0, SYN)
     };
     let handover_reply = Tcp {
-        src: (CLIENT, HANDOVER),
+        src: (STRANGER, HANDOVER),
         dst: (OWN, 33_333),
         ..client(&web(), X, 0, SYN | ACK)
     };

@@ -1,9 +1,14 @@
-//! ARP, and ICMP.
+//! ARP, neighbour discovery, and ICMP.
 
 use super::*;
 
 pub(super) fn rows() -> Vec<Row> {
-    [arp_rows(), icmp_rows()].into_iter().flatten().collect()
+    let asked = if World::present().clients_v6 {
+        ndp_rows()
+    } else {
+        arp_rows()
+    };
+    [asked, icmp_rows()].into_iter().flatten().collect()
 }
 
 fn arp_rows() -> Vec<Row> {
@@ -64,34 +69,99 @@ fn arp_rows() -> Vec<Row> {
     ]
 }
 
+fn ndp_rows() -> Vec<Row> {
+    const ALL: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let [client, vip, own] = [CLIENT, VIP, OWN].map(|name| addr(name).bytes16());
+    let mut group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0];
+    group[13..].copy_from_slice(&VIP[1..]);
+    let to_group = ([0x33, 0x33, 0xff, VIP[1], VIP[2], VIP[3]], CLIENT_MAC);
+    let ask = |src, target| neighbour(to_group, (src, group), (135, 0), target, (1, CLIENT_MAC));
+    let probe = neighbour(
+        (VIP_MAC, CLIENT_MAC),
+        (client, vip),
+        (135, 0),
+        vip,
+        (1, CLIENT_MAC),
+    );
+    let answer = neighbour(
+        (CLIENT_MAC, FRONT_MAC),
+        (vip, client),
+        (136, 0x60),
+        vip,
+        (2, VIP_MAC),
+    );
+    let to_all = neighbour(
+        ([0x33, 0x33, 0, 0, 0, 1], FRONT_MAC),
+        (vip, ALL),
+        (136, 0x20),
+        vip,
+        (2, VIP_MAC),
+    );
+    let mut far = ask(client, vip);
+    far[ETH + 7] = 254;
+    let reply = |frame: &Vec<u8>| (Action::NeighbourReply, Out::Frame(frame.clone()));
+    let row = |name, frame, out| Row::done(name, IN, frame, nothing, out);
+    let mut rows = vec![
+        row("who has the VIP, IPv6?", ask(client, vip), reply(&answer)),
+        row("does the VIP still live there?", probe, reply(&answer)),
+        row("may I take the VIP?", ask([0; 16], vip), reply(&to_all)),
+        row(
+            "a question from beyond a router",
+            far,
+            same_as(Action::Other),
+        ),
+        row("an advertisement", answer.clone(), {
+            // To the client: nobody's business here.
+            same_as(Action::Other)
+        }),
+    ];
+    if World::present().nodes_v6 {
+        let other = same_as(Action::Other);
+        rows.push(row("who has the node's address?", ask(client, own), other));
+    }
+    rows
+}
+
 /// An error from a router that quotes `quoted`, of which it has `len` bytes after the IP header.
 fn error(quoted: &Tcp, len: usize) -> Vec<u8> {
     let quoted = frame(quoted.clone());
-    let end = ETH + 20 + quoted_options(&quoted) + len;
-    let message = icmp(3, 4, [0, 0, 5, 0], &quoted[ETH..end]);
-    Ip {
+    let end = ETH + quoted_len(&quoted[ETH..]) + len;
+    let kind = if World::present().clients_v6 {
+        (2, 0)
+    } else {
+        (3, 4)
+    };
+    let message = icmp(kind.0, kind.1, [0, 0, 5, 0], &quoted[ETH..end]);
+    let mut frame = Ip {
         src: [198, 18, 0, 1],
         ..packet(VIP, 1, message)
     }
-    .frame()
+    .frame();
+    mend(&mut frame);
+    frame
 }
 
-fn quoted_options(frame: &[u8]) -> usize {
-    usize::from(frame[ETH] & 0x0f) * 4 - 20
+fn quoted_len(packet: &[u8]) -> usize {
+    match packet[0] >> 4 {
+        4 => usize::from(packet[0] & 0x0f) * 4,
+        _ => 40,
+    }
 }
 
 /// The error's frame with four bytes of its quotation's TCP header replaced.
 fn requoted(error: &[u8], at: usize, new: [u8; 4]) -> Vec<u8> {
     let mut frame = error.to_vec();
-    let quote = ETH + 20 + 8;
-    let tcp = quote + usize::from(frame[quote] & 0x0f) * 4;
+    let quote = ETH + ip_len() + 8;
+    let tcp = quote + quoted_len(&frame[quote..]);
     frame[tcp + at..tcp + at + 4].copy_from_slice(&new);
     mend(&mut frame);
     frame
 }
 
 fn icmp_rows() -> Vec<Row> {
-    let echo = packet(VIP, 1, icmp(8, 0, [0, 1, 0, 1], &[9; 57])).frame();
+    let kind = if World::present().clients_v6 { 128 } else { 8 };
+    let mut echo = packet(VIP, 1, icmp(kind, 0, [0, 1, 0, 1], &[9; 57])).frame();
+    mend(&mut echo);
     let sent = server(&web(), Y.wrapping_add(77), 1, ACK);
     let with_options = Tcp {
         ip_options: vec![1; 12],
