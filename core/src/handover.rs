@@ -35,6 +35,7 @@
 //! option, the three numbers and both ends of the handover connection.
 
 pub mod adoption;
+pub mod destination;
 pub mod release;
 
 use crate::addr::Addr;

@@ -1,5 +1,5 @@
 //! An adoption: a client's own segment on its way to the node whose server shall have the connection, with this IPv4
-//! option to say what was agreed with the client.
+//! option to say what was agreed with the client. In an IPv6 packet a [header](super::destination) carries it.
 //!
 //! ```text
 //! | kind 158 | length 16 | version 1 | 'A' + kind | scales (1) | class 3, time 5 bits (1) | agreed (1) | track (1) |
