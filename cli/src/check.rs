@@ -1,5 +1,6 @@
 //! `dts check`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,13 +39,15 @@ fn summary(path: &Path, config: &Config, warnings: usize) -> String {
         0 => String::new(),
         count => format!(" ({})", counted(count, "warning")),
     };
+    // A service with several VIPs is in there for each of them.
+    let services: BTreeSet<_> = config.services.iter().map(|s| &s.name).collect();
     format!(
         "{}: ok: node {} of cluster {}, {}, {}{warnings}",
         path.display(),
         config.node.id,
         config.cluster.name,
         counted(config.members.len(), "node"),
-        counted(config.services.len(), "service"),
+        counted(services.len(), "service"),
     )
 }
 

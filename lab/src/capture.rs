@@ -381,6 +381,37 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_behind_an_extension_header_is_found() {
+        use dts_core::handover::destination::{Header, LEN, NEXT_HEADER, emit};
+
+        let (from, to) = ("2001:db8::201", "2001:db8::100");
+        let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 198, 18, 1, 11], [2, 0, 198, 18, 1, 12])
+            .ipv6(octets(from), octets(to), 64)
+            .tcp(40000, 80, 7, 64240)
+            .ack(9)
+            .write(&mut frame, b"GET /")
+            .unwrap();
+        let plain = Segment::parse(&frame, Duration::ZERO, PLACE, "eth1").unwrap();
+        assert_eq!(plain.source, format!("[{from}]:40000").parse().unwrap());
+        assert_eq!(plain.destination, format!("[{to}]:80").parse().unwrap());
+
+        // As one node sends a client's segment on to another.
+        let mut header = Header::default();
+        emit(
+            &dts_core::handover::release::Room { bytes: [7; 16] },
+            &mut header,
+        );
+        let length = u16::from_be_bytes([frame[18], frame[19]]) + LEN as u16;
+        frame[18..20].copy_from_slice(&length.to_be_bytes());
+        frame[20] = NEXT_HEADER;
+        frame.splice(54..54, header.bytes);
+        let sent_on = Segment::parse(&frame, Duration::ZERO, PLACE, "eth1");
+        assert_eq!(sent_on, Some(plain));
+    }
+
+    #[test]
     fn other_frames_are_left_out() {
         let mut not_tcp = frame(&[]);
         not_tcp[14 + 9] = 17;

@@ -13,8 +13,8 @@ use crate::delay_line;
 use crate::guard::{LabGuard, remove_on_signals};
 use crate::impair::{Direction, Effect, Impairment};
 use crate::lab::{Lab, down, list};
-use crate::place::{Network, Place};
-use crate::spec::{LabSpec, ServerKind, VIP};
+use crate::place::{Family, Network, Place};
+use crate::spec::{LabSpec, ServerKind, VIP, VIP_V6};
 
 /// The lab that a command is about when it names none.
 const DEFAULT_NAME: &str = "lab";
@@ -110,6 +110,12 @@ struct UpArgs {
     /// MTU of the back network.
     #[arg(long, default_value_t = 1500, value_name = "BYTES")]
     back_mtu: u16,
+    /// IPv6 as well: addresses for everybody (2001:db8::11 is n1), and the VIP 2001:db8::100.
+    #[arg(long)]
+    ipv6: bool,
+    /// The same, and the nodes speak IPv6 with each other.
+    #[arg(long)]
+    ipv6_back: bool,
     /// Have nginx close each connection after one response.
     #[arg(long)]
     no_keepalive: bool,
@@ -188,6 +194,11 @@ fn up(args: UpArgs, dts_exe: PathBuf) -> anyhow::Result<()> {
     spec.client_extra_addresses = args.extra_addresses;
     spec.front_mtu = args.front_mtu;
     spec.back_mtu = args.back_mtu;
+    if args.ipv6_back {
+        spec = spec.with_ipv6(Family::V6);
+    } else if args.ipv6 {
+        spec = spec.with_ipv6(Family::V4);
+    }
     spec.keepalive = !args.no_keepalive;
     spec.cluster.daemons = !args.no_daemon;
     if args.no_server {
@@ -210,6 +221,11 @@ fn up(args: UpArgs, dts_exe: PathBuf) -> anyhow::Result<()> {
     );
     if lab.spec().cluster.daemons {
         println!("Try:  dts lab exec --name {name} client -- curl -si http://{VIP}/whoami");
+        if lab.spec().ipv6 {
+            println!(
+                "      dts lab exec --name {name} client -- curl -si http://[{VIP_V6}]/whoami"
+            );
+        }
     } else {
         println!("Try:  dts lab exec --name {name} client -- curl -si http://198.18.0.11/whoami");
     }

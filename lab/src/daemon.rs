@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +15,9 @@ use rustix::process::Signal;
 use crate::error::{LabError, Result, log_tail};
 use crate::lab::Lab;
 use crate::netns;
-use crate::place::{Network, Place};
+use crate::place::{Family, Network, Place};
 use crate::process::LabProcess;
-use crate::spec::{ClusterSpec, SELF_ADDRESS};
+use crate::spec::{SELF_ADDRESS, SELF_ADDRESS_V6};
 
 /// The BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -159,10 +160,15 @@ impl Lab {
         let spec = self.spec();
         let own = &spec.nodes[usize::from(node) - 1];
         let place = Place::Node(node);
+        let family = spec.cluster.back;
         let back = |place: Place| {
             place
-                .address(Network::Back)
+                .address_of(family, Network::Back)
                 .expect("every node is on the back network")
+        };
+        let self_address = match family {
+            Family::V4 => IpAddr::V4(SELF_ADDRESS),
+            Family::V6 => IpAddr::V6(SELF_ADDRESS_V6),
         };
         let inspect = |inspect: Option<bool>| inspect.map(|inspect| format!("inspect = {inspect}"));
 
@@ -171,7 +177,7 @@ impl Lab {
             toml,
             "[cluster]\nname = \"{}\"\nsecret_file = \"{}\"\n{}\n\
              [node]\nid = \"{place}\"\nfront = \"eth0\"\nback = \"eth1\"\naddress = \"{}\"\n\
-             self_address = \"{SELF_ADDRESS}\"\n\
+             self_address = \"{self_address}\"\n\
              run_dir = \"{}\"\npin_dir = \"{}\"\n{}\n{}\n\
              [ring]\n{}\n\n[membership]\nsource = \"static\"\nmembers = [\n",
             spec.name,
@@ -195,8 +201,7 @@ impl Lab {
             );
         }
         let services = spec.cluster.services_toml.clone();
-        toml + "]\n\n"
-            + &services.unwrap_or_else(|| ClusterSpec::default_services(spec.node_count()))
+        toml + "]\n\n" + &services.unwrap_or_else(|| spec.default_services())
     }
 }
 

@@ -49,11 +49,12 @@ pub use guard::{LabGuard, remove_on_signals};
 pub use impair::{Direction, Effect, Impairment};
 pub use lab::{Lab, LabSummary, down, list};
 pub use measure::Counters;
-pub use place::{Network, Place};
+pub use place::{Family, Network, Place};
 pub use process::LabProcess;
 /// The signals that [`Lab::stop_daemon`] and [`LabProcess::signal`] take.
 pub use rustix::process::Signal;
 pub use server::AccessLogEntry;
 pub use spec::{
-    ClusterSpec, DiskSpec, LabSpec, MAX_CLIENTS, MAX_NODES, NodeSpec, SELF_ADDRESS, ServerKind, VIP,
+    ClusterSpec, DiskSpec, LabSpec, MAX_CLIENTS, MAX_NODES, NodeSpec, SELF_ADDRESS,
+    SELF_ADDRESS_V6, ServerKind, VIP, VIP_V6,
 };

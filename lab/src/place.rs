@@ -1,7 +1,7 @@
 //! A lab's places and networks: their names, their addresses.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -28,14 +28,53 @@ pub enum Network {
     Back,
 }
 
+/// An address family.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
 impl Place {
-    /// The place's address on `network`, if it is connected to it.
+    /// The place's IPv4 address on `network`, if it is connected to it.
     pub fn address(self, network: Network) -> Option<Ipv4Addr> {
         match (self, network) {
             (Place::Node(i), Network::Front) => Some(Ipv4Addr::new(198, 18, 0, 10 + i)),
             (Place::Node(i), Network::Back) => Some(Ipv4Addr::new(198, 18, 1, 10 + i)),
             (Place::Client(j), Network::Front) => Some(Ipv4Addr::new(198, 18, 0, 200 + j)),
             (Place::Client(_), Network::Back) | (Place::Hub, _) => None,
+        }
+    }
+
+    /// The place's address on `network` in a lab with IPv6: the IPv4 address's last number is written as its last group.
+    pub fn address_v6(self, network: Network) -> Option<Ipv6Addr> {
+        let [.., host] = self.address(network)?.octets();
+        let subnet = match network {
+            Network::Front => 0,
+            Network::Back => 1,
+        };
+        Some(Ipv6Addr::new(
+            0x2001,
+            0xdb8,
+            subnet,
+            0,
+            0,
+            0,
+            0,
+            as_written(host),
+        ))
+    }
+
+    /// The place's address of one family.
+    pub fn address_of(self, family: Family, network: Network) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.address(network).map(IpAddr::V4),
+            Family::V6 => self.address_v6(network).map(IpAddr::V6),
         }
     }
 
@@ -64,6 +103,12 @@ impl Place {
             Place::Hub => unreachable!("the hub is connected to nothing but its ports"),
         }
     }
+}
+
+/// The number whose hexadecimal digits are the decimal ones of `number`.
+fn as_written(number: u8) -> u16 {
+    let [hundreds, tens, ones] = [number / 100, number / 10 % 10, number % 10];
+    u16::from(hundreds) << 8 | u16::from(tens) << 4 | u16::from(ones)
 }
 
 impl fmt::Display for Place {
@@ -151,6 +196,36 @@ impl FromStr for Network {
 mod tests {
     use super::*;
     use crate::spec::LabSpec;
+
+    #[test]
+    fn both_families_number_places_alike() {
+        for (place, network, v4, v6) in [
+            (
+                Place::Node(1),
+                Network::Front,
+                "198.18.0.11",
+                "2001:db8::11",
+            ),
+            (
+                Place::Node(16),
+                Network::Back,
+                "198.18.1.26",
+                "2001:db8:1::26",
+            ),
+            (
+                Place::Client(1),
+                Network::Front,
+                "198.18.0.201",
+                "2001:db8::201",
+            ),
+        ] {
+            for (family, address) in [(Family::V4, v4), (Family::V6, v6)] {
+                let expected = address.parse().unwrap();
+                assert_eq!(place.address_of(family, network), Some(expected));
+            }
+        }
+        assert_eq!(Place::Client(1).address_v6(Network::Back), None);
+    }
 
     #[test]
     fn places_read_back_as_written() {

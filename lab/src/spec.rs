@@ -1,19 +1,25 @@
 //! What a lab consists of: its description.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LabError, Result};
 use crate::impair::Impairment;
-use crate::place::{Network, Place};
+use crate::place::{Family, Network, Place};
 
 /// The shared address of the lab's cluster.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
 
+/// The shared address of the lab's cluster in a lab with IPv6.
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+
 /// The pseudo-address by which a node hands over to itself: on the back network, nobody's.
 pub const SELF_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
+
+/// The same where the nodes speak IPv6 with each other.
+pub const SELF_ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x254);
 
 /// The most nodes a lab can have.
 pub const MAX_NODES: u8 = 16;
@@ -32,7 +38,7 @@ pub struct LabSpec {
     /// How many client namespaces; 1 to [`MAX_CLIENTS`].
     pub clients: u8,
     /// Further addresses of each client, for load from more than one address: client `j` gets
-    /// `198.18.(1+j).1` and so on; at most 254.
+    /// `198.18.(1+j).1` and so on, with IPv6 also `2001:db8:0:(1+j)::1`; at most 254.
     pub client_extra_addresses: u8,
     /// Settings of the clients' namespaces, such as `("net.ipv4.tcp_rmem", "4096 131072 6291456")`.
     pub client_sysctls: Vec<(String, String)>,
@@ -43,7 +49,7 @@ pub struct LabSpec {
     /// Whether nodes merge received segments (GRO). TSO is on in any case, as it is on a new veth.
     pub gro: bool,
     /// Whether the lab's interfaces have IPv6 addresses too: `2001:db8::11` is `n1` on front,
-    /// `2001:db8:1::11` on back, `2001:db8::201` the client.
+    /// `2001:db8:1::11` on back, `2001:db8::201` the client. The default services have [`VIP_V6`] too then.
     pub ipv6: bool,
     /// What answers requests on the nodes.
     pub server: ServerKind,
@@ -108,11 +114,14 @@ pub struct ClusterSpec {
     /// Without daemons: put the VIP on `lo` of the nodes (as the daemon does) and let the first
     /// node answer ARP for it, for measurements of a server without DTS.
     pub vip_on_lo: bool,
+    /// The family of the addresses by which the nodes know each other.
+    #[serde(default)]
+    pub back: Family,
     /// Lines for the `[cluster]` table, such as `handover_port = 7411`.
     pub cluster_toml: String,
     /// Lines for the `[ring]` table, such as `hash = "md5"`.
     pub ring_toml: String,
-    /// The `[[service]]` tables; `None` is [`ClusterSpec::default_services`].
+    /// The `[[service]]` tables; `None` is [`LabSpec::default_services`].
     pub services_toml: Option<String>,
     /// What the daemons log, as in `dts node --log`; `None` is their default.
     pub log: Option<String>,
@@ -143,6 +152,24 @@ impl LabSpec {
     pub fn without_daemons(mut self) -> Self {
         self.cluster.daemons = false;
         self
+    }
+
+    /// The lab with IPv6, and with `back` as the family of the nodes' addresses for each other.
+    pub fn with_ipv6(mut self, back: Family) -> Self {
+        self.ipv6 = true;
+        self.cluster.back = back;
+        self
+    }
+
+    /// The shared addresses.
+    pub fn vips(&self) -> Vec<IpAddr> {
+        let v6 = self.ipv6.then_some(IpAddr::V6(VIP_V6));
+        std::iter::once(IpAddr::V4(VIP)).chain(v6).collect()
+    }
+
+    /// One web service at each shared address: [`ClusterSpec::services_at`] with connections handed over as is best.
+    pub fn default_services(&self) -> String {
+        ClusterSpec::services_at(&self.vips(), self.node_count(), "auto")
     }
 
     /// The number of nodes.
@@ -206,10 +233,17 @@ impl LabSpec {
             return invalid("more than 254 further addresses of a client".to_owned());
         }
         for network in [Network::Front, Network::Back] {
-            // 576: what every IPv4 host must take (RFC 791); 65535: the largest IPv4 packet.
-            if self.mtu(network) < 576 {
-                return invalid(format!("{network} MTU {} is below 576", self.mtu(network)));
+            // What every host must take (RFC 791, RFC 8200); 65535: the largest IPv4 packet.
+            let least = if self.ipv6 { 1280 } else { 576 };
+            if self.mtu(network) < least {
+                return invalid(format!(
+                    "{network} MTU {} is below {least}",
+                    self.mtu(network)
+                ));
             }
+        }
+        if self.cluster.back == Family::V6 && !self.ipv6 {
+            return invalid("nodes that speak IPv6 with each other in a lab without".to_owned());
         }
         for (place, node) in self.node_places().zip(&self.nodes) {
             if let Some(quota) = node.cpu_quota
@@ -278,6 +312,7 @@ impl Default for ClusterSpec {
         Self {
             daemons: true,
             vip_on_lo: false,
+            back: Family::V4,
             cluster_toml: String::new(),
             ring_toml: String::new(),
             services_toml: None,
@@ -287,16 +322,24 @@ impl Default for ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// One web service: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI,
-    /// everything else to the node that inspects it.
-    pub fn default_services(nodes: u8) -> String {
-        Self::services(nodes, "auto")
+    /// [`ClusterSpec::services_at`] of the IPv4 VIP.
+    pub fn services(nodes: u8, handover: &str) -> String {
+        Self::services_at(&[IpAddr::V4(VIP)], nodes, handover)
     }
 
-    /// The same, with connections handed over in this way: `auto`, `adopt` or `splice`.
-    pub fn services(nodes: u8, handover: &str) -> String {
+    /// One web service at these addresses: `/n1/...` belongs to `n1` and so on, `/downloads/...` to a node by its URI,
+    /// everything else to the node that inspects it. Connections are handed over in this way: `auto`, `adopt` or `splice`.
+    pub fn services_at(vips: &[IpAddr], nodes: u8, handover: &str) -> String {
+        let mut vips = vips
+            .iter()
+            .map(|vip| format!("\"{vip}\""))
+            .collect::<Vec<_>>();
+        let vips = match vips.len() {
+            1 => vips.remove(0),
+            _ => format!("[{}]", vips.join(", ")),
+        };
         let mut toml = format!(
-            "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\nhandover = \"{handover}\"\n\
+            "[[service]]\nname = \"web\"\nvip = {vips}\nport = 80\nmode = \"l7\"\nhandover = \"{handover}\"\n\
              inspector_port = 8081\nprotocol = \"http\"\ndefault = \"local\"\n"
         );
         for node in 1..=nodes {
@@ -328,6 +371,9 @@ mod tests {
         assert!(spec(|spec| spec.clients = 0).is_err());
         assert!(spec(|spec| spec.nodes[0].cpu_quota = Some(f32::NAN)).is_err());
         assert!(spec(|spec| spec.back_mtu = 100).is_err());
+        assert!(spec(|spec| (spec.ipv6, spec.back_mtu) = (true, 1279)).is_err());
+        assert!(spec(|spec| spec.cluster.back = Family::V6).is_err());
+        assert!(spec(|spec| *spec = spec.clone().with_ipv6(Family::V6)).is_ok());
         assert!(spec(|spec| spec.nodes[0].disk = Some(DiskSpec::default())).is_ok());
         assert!(
             spec(|spec| {
@@ -340,7 +386,14 @@ mod tests {
 
     #[test]
     fn default_services_cover_every_node() {
-        let toml = ClusterSpec::default_services(3);
+        let toml = LabSpec::new("t", 3, "dts").default_services();
         assert!(toml.contains("nodes = [\"n3\"]") && !toml.contains("n4"));
+    }
+
+    #[test]
+    fn default_services_have_the_labs_families() {
+        let spec = LabSpec::new("t", 1, "dts");
+        let vip = |spec: &LabSpec| spec.default_services().contains(&VIP_V6.to_string());
+        assert!(!vip(&spec) && vip(&spec.with_ipv6(Family::V4)));
     }
 }

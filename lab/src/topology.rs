@@ -21,7 +21,7 @@ use crate::netns;
 use crate::nft;
 use crate::place::{Network, Place};
 use crate::process::wait_until;
-use crate::spec::{LabSpec, VIP};
+use crate::spec::{LabSpec, VIP, VIP_V6};
 
 /// How long interfaces may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -161,6 +161,8 @@ fn prepare_namespace(spec: &LabSpec, place: Place, namespace: &str) -> Result<()
             ("net.ipv6.conf.default.disable_ipv6", disable),
             ("net.ipv6.conf.default.accept_dad", "0"),
             ("net.ipv6.conf.default.accept_ra", "0"),
+            // As whoever manages a host's network does: otherwise an interface that was down is without addresses.
+            ("net.ipv6.conf.default.keep_addr_on_down", "1"),
         ]);
     }
     match place {
@@ -236,13 +238,8 @@ fn addresses(spec: &LabSpec, place: Place) -> String {
         };
         let interface = network.interface();
         let _ = writeln!(script, "addr add {address}/24 dev {interface}");
-        if spec.ipv6 {
-            let subnet = if network == Network::Front { "" } else { "1:" };
-            let host = address.octets()[3];
-            let _ = writeln!(
-                script,
-                "addr add 2001:db8:{subnet}:{host}/64 dev {interface} nodad"
-            );
+        if let Some(address) = place.address_v6(network).filter(|_| spec.ipv6) {
+            let _ = writeln!(script, "addr add {address}/64 dev {interface} nodad");
         }
         let _ = writeln!(script, "link set dev {interface} up");
     }
@@ -250,12 +247,21 @@ fn addresses(spec: &LabSpec, place: Place) -> String {
         Place::Client(j) => {
             for host in 1..=spec.client_extra_addresses {
                 let _ = writeln!(script, "addr add 198.18.{}.{host}/32 dev eth0", 1 + j);
+                if spec.ipv6 {
+                    let address = format!("2001:db8:0:{}::{host}", 1 + j);
+                    let _ = writeln!(script, "addr add {address}/128 dev eth0 nodad");
+                }
             }
         }
-        Place::Node(_) => {
+        Place::Node(i) => {
             script += &routes(spec, place, Network::Front);
             if spec.vip_without_daemons() {
                 let _ = writeln!(script, "addr add {VIP}/32 dev lo");
+                if spec.ipv6 {
+                    // A kernel speaks for an interface's own addresses only: one node's has it at the front.
+                    let interface = if i == 1 { "eth0" } else { "lo" };
+                    let _ = writeln!(script, "addr add {VIP_V6}/128 dev {interface} nodad");
+                }
             }
         }
         Place::Hub => {}
@@ -269,9 +275,18 @@ pub(crate) fn routes(spec: &LabSpec, place: Place, network: Network) -> String {
         // To the clients' further addresses. By their own one, as if by a router: the kernel has room for about a
         // thousand neighbours, in all namespaces together.
         (Place::Node(_), Network::Front) => (1..=spec.clients)
-            .filter_map(|client| Some((client, Place::Client(client).address(network)?)))
-            .map(|(client, via)| {
-                format!("route add 198.18.{}.0/24 via {via} dev eth0\n", 1 + client)
+            .flat_map(|client| {
+                let (place, subnet) = (Place::Client(client), 1 + client);
+                let v4 = place
+                    .address(network)
+                    .map(|via| format!("route add 198.18.{subnet}.0/24 via {via} dev eth0\n"));
+                let v6 = place
+                    .address_v6(network)
+                    .filter(|_| spec.ipv6 && spec.client_extra_addresses > 0)
+                    .map(|via| {
+                        format!("route add 2001:db8:0:{subnet}::/64 via {via} dev eth0 onlink\n")
+                    });
+                v4.into_iter().chain(v6)
             })
             .collect(),
         _ => String::new(),

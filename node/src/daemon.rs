@@ -4,7 +4,7 @@
 //! finds programs and connections in place, and only puts itself in the old one's stead.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,15 +73,12 @@ pub enum DaemonError {
     #[error("cannot use UDP port {port} of {address} for notices between nodes")]
     Notices {
         /// The node's back address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The handover port.
         port: u16,
         /// Why.
         source: io::Error,
     },
-    /// An address is not of the family that this version handles.
-    #[error("{0} is an IPv6 address, which this version does not handle")]
-    Family(IpAddr),
     /// A program's own inspector is for a service that is not configured, or not inspected.
     #[error("there is an inspector for service {0:?}, but no service of that name in mode l7")]
     UnknownService(String),
@@ -141,7 +138,7 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
     let secret = Secret::load(&config.cluster.secret_file)?;
     let claim = Claim::take(&config.socket_path())?;
     let frames = Frames::open()?;
-    let address = v4(config.node.address)?;
+    let address = config.node.address;
     allow_many_files();
     let (handover_port, lease) = (config.cluster.handover_port, config.node.lease);
     let notice_key = secret.derive("notice");
@@ -235,13 +232,6 @@ fn attachment(config: &Config, mode: Option<AttachMode>) -> Attachment {
     }
 }
 
-fn v4(address: IpAddr) -> Result<Ipv4Addr, DaemonError> {
-    match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(DaemonError::Family(address)),
-    }
-}
-
 impl Daemon {
     /// Sets the host and the filter up. The programs are attached before the VIPs are there.
     async fn set_up(
@@ -261,7 +251,7 @@ impl Daemon {
             return Err(DaemonError::UnknownService(unknown.to_owned()));
         }
         let current = Current::new(config, hash, filter.ring_epoch()? + 1, &options.inspectors)?;
-        let found = Host::find(&host_spec(&current)?).await?;
+        let found = Host::find(&host_spec(&current)).await?;
         filter.set_cookie_keys(&upkeep::cookie_keys(&secret))?;
         let methods = methods::choose(&current, &filter, &Methods::new())?;
         tell_filter(
@@ -279,8 +269,8 @@ impl Daemon {
         let node = &current.config.node;
         let handovers = Handovers::new(
             Arc::clone(&filter),
-            v4(node.address)?,
-            v4(node.self_address)?,
+            node.address,
+            node.self_address,
             current.config.cluster.handover_port,
         );
         Ok(Self {
@@ -429,14 +419,23 @@ fn unknown_service<'a>(config: &Config, inspectors: &'a Inspectors) -> Option<&'
 
 /// Whether something listens where the service's server should, as `/proc` tells.
 fn listens(vip: IpAddr, port: u16) -> bool {
-    let IpAddr::V4(vip) = vip else { return false };
-    let v4 = format!("{:08X}:{port:04X}", u32::from_ne_bytes(vip.octets()));
-    let any = format!("00000000:{port:04X}");
-    let any6 = format!("{}:{port:04X}", "0".repeat(32));
+    let local = |address: &[u8]| {
+        // Words of the machine's byte order.
+        let words = address.chunks_exact(4).map(|word| {
+            let word = word.try_into().expect("four bytes");
+            format!("{:08X}", u32::from_ne_bytes(word))
+        });
+        format!("{}:{port:04X}", words.collect::<String>())
+    };
+    let (any, any6) = (local(&[0; 4]), local(&[0; 16]));
+    let (tcp, tcp6) = match vip {
+        IpAddr::V4(vip) => (vec![local(&vip.octets()), any], vec![any6]),
+        IpAddr::V6(vip) => (vec![], vec![local(&vip.octets()), any6]),
+    };
     let table = |path| std::fs::read_to_string(Path::new(path)).unwrap_or_default();
     [
-        ("/proc/thread-self/net/tcp", vec![v4, any]),
-        ("/proc/thread-self/net/tcp6", vec![any6]),
+        ("/proc/thread-self/net/tcp", tcp),
+        ("/proc/thread-self/net/tcp6", tcp6),
     ]
     .iter()
     .any(|(path, locals)| {
@@ -447,4 +446,35 @@ fn listens(vip: IpAddr, port: u16) -> bool {
             local.is_some_and(|l| locals.iter().any(|x| x == l)) && fields.nth(1) == Some("0A")
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_of_either_family_is_seen() {
+        for address in ["127.0.0.1", "::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            let listener = TcpListener::bind((address, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert!(listens(address, port), "{address}");
+            let other = match address {
+                IpAddr::V4(_) => "::2",
+                IpAddr::V6(_) => "127.0.0.2",
+            };
+            assert!(!listens(other.parse().unwrap(), port), "{address}");
+            drop(listener);
+            assert!(!listens(address, port), "{address}");
+        }
+        // A listener on all IPv6 addresses takes IPv4 connections, too; one on all IPv4 addresses no others.
+        for (any, v4, v6) in [("[::]:0", true, true), ("0.0.0.0:0", true, false)] {
+            let listener = TcpListener::bind(any).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let seen = ["198.18.0.100", "2001:db8::100"].map(|a| listens(a.parse().unwrap(), port));
+            assert_eq!(seen, [v4, v6], "{any}");
+        }
+    }
 }

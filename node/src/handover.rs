@@ -15,7 +15,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -238,23 +238,23 @@ pub enum Destination {
     /// This node's own server.
     Own,
     /// The server of the node with this back address.
-    Node(Ipv4Addr),
+    Node(IpAddr),
 }
 
 /// Hands connections over to their processing nodes.
 pub struct Handovers {
     filter: Arc<Filter>,
     pool: SocketPool,
-    self_address: Ipv4Addr,
+    self_address: IpAddr,
     port: u16,
     counters: HandoverCounters,
 }
 
 impl Handovers {
-    /// Handovers from the node with back address `address`; `self_address` stands for the node itself, and
+    /// Handovers from the node with back address `address`; `self_address`, of its family, stands for the node itself, and
     /// `port` is the cluster's handover port.
     #[must_use]
-    pub fn new(filter: Arc<Filter>, address: Ipv4Addr, self_address: Ipv4Addr, port: u16) -> Self {
+    pub fn new(filter: Arc<Filter>, address: IpAddr, self_address: IpAddr, port: u16) -> Self {
         Self {
             filter,
             pool: SocketPool::new(address),
@@ -339,7 +339,7 @@ impl Handovers {
         };
         // Right already, unless more arrives until the target has answered.
         set_request_end(&mut handover, connection);
-        let to = SocketAddrV4::new(target, self.port);
+        let to = SocketAddr::new(target, self.port);
         for patience in ATTEMPTS {
             let mut carrier =
                 Carrier::new(&self.filter, &self.pool, handover).map_err(HandoverError::Local)?;

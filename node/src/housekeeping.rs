@@ -9,7 +9,7 @@ mod asking;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -52,7 +52,7 @@ pub struct Housekeeper {
     filter: Arc<Filter>,
     current: watch::Receiver<Arc<Current>>,
     socket: UdpSocket,
-    address: Ipv4Addr,
+    address: IpAddr,
     port: u16,
     key: [u8; 16],
     /// Connections that are over, and whom to tell.
@@ -87,7 +87,7 @@ impl Housekeeper {
     pub async fn new(
         filter: Arc<Filter>,
         current: watch::Receiver<Arc<Current>>,
-        address: Ipv4Addr,
+        address: IpAddr,
         port: u16,
         key: [u8; 16],
     ) -> io::Result<Self> {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -191,10 +191,7 @@ async fn follow(mut current: Receiver<Arc<Current>>, handovers: Arc<Handovers>) 
 }
 
 fn listen(service: &InspectedService) -> io::Result<Socket> {
-    let domain = match service.service.vip {
-        IpAddr::V4(_) => Domain::IPV4,
-        IpAddr::V6(_) => Domain::IPV6,
-    };
+    let domain = Domain::for_address(address(service));
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -437,11 +434,10 @@ impl Visit {
 
     fn destination(&self, choice: &TargetChoice) -> Option<(NodeIndex, Destination)> {
         let (index, member) = self.current.placement.resolve(choice)?;
-        let destination = match member.address {
-            _ if index == self.current.node() => Destination::Own,
-            IpAddr::V4(address) => Destination::Node(address),
-            // The configuration refuses these.
-            IpAddr::V6(_) => return None,
+        let destination = if index == self.current.node() {
+            Destination::Own
+        } else {
+            Destination::Node(member.address)
         };
         Some((index, destination))
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 
-use dts_lab::{Lab, LabError, LabGuard, Signal};
+use dts_lab::{Family, Lab, LabError, LabGuard, Signal};
 
 use crate::support::{assert_gone, spec, tests};
 
@@ -13,6 +13,7 @@ tests![
     a_daemon_can_be_stopped_and_killed,
     a_daemon_that_fails_is_reported,
     the_configuration_is_complete,
+    nodes_may_know_each_other_by_ipv6,
 ];
 
 /// What `dts node --config FILE` does here.
@@ -97,6 +98,20 @@ fn a_daemon_that_fails_is_reported() {
         "{text}"
     );
     assert_gone(&name);
+}
+
+fn nodes_may_know_each_other_by_ipv6() {
+    let lab = LabGuard::up(spec(2).with_ipv6(Family::V6)).unwrap();
+    let text = fs::read_to_string(lab.daemon_config(2)).unwrap();
+    let config: toml::Table = text.parse().unwrap();
+    let node = &config["node"];
+    assert_eq!(node["address"].as_str(), Some("2001:db8:1::12"));
+    assert_eq!(node["self_address"].as_str(), Some("2001:db8:1::254"));
+    let members = config["membership"]["members"].as_array().unwrap();
+    assert_eq!(members[0]["address"].as_str(), Some("2001:db8:1::11"));
+    let vips = config["service"][0]["vip"].as_array().unwrap();
+    let vips: Vec<_> = vips.iter().filter_map(|vip| vip.as_str()).collect();
+    assert_eq!(vips, ["198.18.0.100", "2001:db8::100"]);
 }
 
 fn the_configuration_is_complete() {

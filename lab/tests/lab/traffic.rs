@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use dts_lab::{AccessLogEntry, FileSet, Lab, LabGuard, Network, Place, TcpOptions, VIP, sha256};
+use dts_lab::{
+    AccessLogEntry, Family, FileSet, Lab, LabGuard, Network, Place, TcpOptions, VIP, VIP_V6, sha256,
+};
 
 use crate::support::{CLIENT, N1, N2, spec, tests, wait_for};
 
@@ -19,6 +21,8 @@ tests![
     clients_have_further_addresses,
     the_mtu_is_as_asked,
     ipv6_works_where_it_is_on,
+    ipv6_is_captured_on_both_networks_and_survives_an_interface,
+    the_ipv6_vip_answers_without_daemons,
     the_vip_answers_without_daemons,
     programs_see_the_whole_machine,
 ];
@@ -250,6 +254,50 @@ fn ipv6_works_where_it_is_on() {
     drop(lab);
     let lab = LabGuard::up(spec(1)).unwrap();
     assert_eq!(lab.sh(N1, "ip -6 -brief addr").unwrap(), "");
+}
+
+fn ipv6_is_captured_on_both_networks_and_survives_an_interface() {
+    let mut spec = spec(2).with_ipv6(Family::V6);
+    spec.client_extra_addresses = 2;
+    let lab = LabGuard::up(spec).unwrap();
+    // From an address that the node knows by a route only.
+    let fetch = "curl -s --interface 2001:db8:0:2::2 'http://[2001:db8::12]/whoami' \
+                 --connect-timeout 2 --retry 5 --retry-all-errors";
+    assert_eq!(lab.sh(CLIENT, fetch).unwrap(), "n2\n");
+    for network in Network::ALL {
+        lab.set_link(N2, network, false).unwrap();
+        lab.set_link(N2, network, true).unwrap();
+    }
+    assert_eq!(lab.sh(CLIENT, fetch).unwrap(), "n2\n");
+
+    let to = N2.address_v6(Network::Back).unwrap();
+    let capture = lab.capture(N1, "eth1", "tcp port 80").unwrap();
+    let fetch = "--connect-timeout 2 --retry 5 --retry-all-errors";
+    let fetch = format!("curl -s 'http://[{to}]/whoami' {fetch}");
+    let whoami = lab.sh(N1, &fetch).unwrap();
+    assert_eq!(whoami, "n2\n");
+    let segments = capture.stop().unwrap();
+    let syn = segments
+        .iter()
+        .find(|s| s.flags.syn && !s.flags.ack)
+        .unwrap();
+    assert_eq!(syn.source.ip(), N1.address_v6(Network::Back).unwrap());
+    assert_eq!(syn.destination, SocketAddr::new(to.into(), 80));
+    assert!(
+        segments
+            .iter()
+            .any(|s| s.payload.starts_with(b"HTTP/1.1 200"))
+    );
+}
+
+fn the_ipv6_vip_answers_without_daemons() {
+    let mut spec = spec(2).with_ipv6(Family::V4);
+    spec.cluster.vip_on_lo = true;
+    let lab = LabGuard::up(spec).unwrap();
+    let whoami = lab.sh(CLIENT, &format!("curl -s 'http://[{VIP_V6}]/whoami'"));
+    assert_eq!(whoami.unwrap(), "n1\n");
+    let lo = lab.sh(N2, "ip -6 addr show dev lo").unwrap();
+    assert!(lo.contains("2001:db8::100/128"), "{lo}");
 }
 
 fn the_vip_answers_without_daemons() {

@@ -4,11 +4,12 @@ use dts_core::addr::{Addr, FlowKey};
 use dts_core::cookie::Terms;
 use dts_core::entry::NodeSettings;
 use dts_core::entry::adoption::Inquiry;
+use dts_core::handover::destination::announced_v6;
 use dts_core::handover::{AGREED_SACK, AGREED_TIMESTAMPS};
 use dts_core::seq::Seq;
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement};
 
-/// What IP and TCP headers take of a link's unit: 40 bytes, and timestamps.
+/// What timestamps take of a segment, beyond the headers.
 const TIMESTAMPS: usize = 12;
 
 /// How many SACK blocks fit beside timestamps (RFC 2018 §3).
@@ -45,7 +46,10 @@ impl Maker {
             client_isn: inquiry.client_isn,
             server_isn: inquiry.server_isn,
             terms: Terms::unpack(inquiry.terms),
-            mss: settings.announced_mss.into(),
+            mss: match inquiry.flow.local.is_v4() {
+                true => settings.announced_mss.into(),
+                false => announced_v6(settings.announced_mss).into(),
+            },
             tsval: inquiry.tsval,
             tsecr: inquiry.tsecr,
             window: inquiry.window,
@@ -157,7 +161,11 @@ fn ethernet(
     source: Addr,
     destination: Addr,
 ) -> PacketBuilderStep<etherparse::IpHeaders> {
-    PacketBuilder::ethernet2(from, to).ipv4(source.v4_tail(), destination.v4_tail(), TTL)
+    let start = PacketBuilder::ethernet2(from, to);
+    match (source.v4_octets(), destination.v4_octets()) {
+        (Some(source), Some(destination)) => start.ipv4(source, destination, TTL),
+        _ => start.ipv6(source.bytes16(), destination.bytes16(), TTL),
+    }
 }
 
 fn whole(builder: PacketBuilderStep<TcpHeader>, data: &[u8]) -> Vec<u8> {
@@ -195,19 +203,38 @@ mod tests {
         }
     }
 
+    /// The same for a client with an IPv6 address.
+    fn maker_v6(agreed: u32) -> Maker {
+        let address = |text: &str| Addr::from(text.parse::<std::net::Ipv6Addr>().unwrap());
+        let maker = maker(agreed);
+        Maker {
+            flow: FlowKey {
+                remote: address("2001:db8::200"),
+                local: address("2001:db8::100"),
+                ..maker.flow
+            },
+            mss: 1416,
+            ..maker
+        }
+    }
+
     /// A frame's TCP header and data, its checksums verified.
     fn read(frame: &[u8]) -> (TcpHeader, Vec<u8>) {
         let packet = SlicedPacket::from_ethernet(frame).unwrap();
-        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) =
-            (packet.net, packet.transport)
-        else {
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else {
             panic!("{frame:02x?}");
         };
         let header = tcp.to_header();
-        let right = header
-            .calc_checksum_ipv4(&ip.header().to_header(), tcp.payload())
-            .unwrap();
-        assert_eq!(header.checksum, right);
+        let right = match packet.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload())
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                header.calc_checksum_ipv6(&ip.header().to_header(), tcp.payload())
+            }
+            _ => panic!("{frame:02x?}"),
+        };
+        assert_eq!(header.checksum, right.unwrap());
         (header, tcp.payload().to_vec())
     }
 
@@ -229,6 +256,33 @@ mod tests {
         );
         let all: Vec<u8> = frames.into_iter().flat_map(|(_, data)| data).collect();
         assert_eq!(all, bytes);
+    }
+
+    #[test]
+    fn an_ipv6_clients_frames_are_ipv6() {
+        let maker = maker_v6(AGREED_TIMESTAMPS);
+        let bytes = [7; 3000];
+        let frames: Vec<_> = maker.segments(&bytes, false).collect();
+        let lens: Vec<_> = frames.iter().map(|frame| read(frame).1.len()).collect();
+        assert_eq!(lens, [1404, 1404, 192]);
+        for frame in [
+            &frames[0],
+            &maker.reset(),
+            &maker.duplicate_ack([].into_iter()),
+        ] {
+            assert_eq!(frame[12..14], [0x86, 0xdd]);
+            read(frame);
+        }
+        let ends = |frame: &[u8]| match SlicedPacket::from_ethernet(frame).unwrap().net {
+            Some(NetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                [header.source(), header.destination()].map(Addr::v6)
+            }
+            _ => panic!("{frame:02x?}"),
+        };
+        let FlowKey { remote, local, .. } = maker.flow;
+        assert_eq!(ends(&frames[0]), [remote, local]);
+        assert_eq!(ends(&maker.reset()), [local, remote]);
     }
 
     #[test]

@@ -27,8 +27,12 @@ pub(super) fn finish(draft: Draft, report: &mut Report<'_>) -> Result<Config, Re
         services,
         named,
     } = draft;
+    if let Ok(node) = &node {
+        self_address_fits(node, report);
+    }
     if let Ok(members) = &members {
         unique_members(members, report);
+        members_are_of_one_family(members, report);
         names_resolve(&named, members, report);
         if let Ok(ring) = &ring {
             ring_fits(ring, members, report);
@@ -99,6 +103,48 @@ fn unique_members(members: &[MemberDraft], report: &mut Report<'_>) {
                 format!("the first is in line {line}: give each its own back address"),
             );
         }
+    }
+}
+
+/// A handover goes from one member's address to another's.
+fn members_are_of_one_family(members: &[MemberDraft], report: &mut Report<'_>) {
+    let family = |draft: &MemberDraft| match draft.member.address {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    };
+    let Some(first) = members.first() else { return };
+    for draft in members {
+        if family(draft) != family(first) {
+            let (line, id) = (report.line(&first.address), &first.member.id);
+            report.error(
+                &draft.address,
+                format!(
+                    "the address of {:?} is of {}, that of {id:?} in line {line} of {}",
+                    draft.member.id,
+                    family(draft),
+                    family(first)
+                ),
+                "give all members back addresses of one family; the services' may be of the other",
+            );
+        }
+    }
+}
+
+/// A handover to oneself goes from the one address to the other.
+fn self_address_fits(node: &NodeDraft, report: &mut Report<'_>) {
+    let NodeConfig {
+        address,
+        self_address,
+        ..
+    } = node.config;
+    if address.is_ipv4() != self_address.is_ipv4() {
+        report.error(
+            &node.self_address,
+            format!(
+                "`self_address` is {self_address}, of another family than `address`, {address}"
+            ),
+            "use one of the same family that no host has, or leave `self_address` out",
+        );
     }
 }
 
@@ -206,7 +252,9 @@ fn unique_services(services: &[&ServiceDraft], report: &mut Report<'_>) {
             name, vip, port, ..
         } = &draft.service;
         let earlier = &services[..position];
-        if let Some(first) = earlier.iter().find(|first| first.service.name == *name) {
+        // Services of one table have the same name on purpose.
+        let mut others = earlier.iter().filter(|other| other.header != draft.header);
+        if let Some(first) = others.find(|first| first.service.name == *name) {
             let message = format!("a second service has the name {name:?}");
             let help = format!("the first is in line {}: rename one", first.service.line);
             report.error(&draft.name, message, help);

@@ -128,15 +128,18 @@ impl<'a> Report<'a> {
         help: Option<String>,
     ) {
         let (line, column) = self.position(span.start);
-        let file = self.file.to_owned();
-        self.findings.push(Diagnostic {
+        let found = Diagnostic {
             severity,
-            file,
+            file: self.file.to_owned(),
             line,
             column,
             message,
             help,
-        });
+        };
+        // What is wrong with a service is so for each of its VIPs.
+        if !self.findings.contains(&found) {
+            self.findings.push(found);
+        }
     }
 
     /// Line and column, both from 1, of a byte offset. An offset past the end is the end's.

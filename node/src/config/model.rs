@@ -19,9 +19,10 @@ pub struct Config {
     pub node: NodeConfig,
     /// The ring.
     pub ring: RingConfig,
-    /// All nodes, this one included. Names and addresses are unique.
+    /// All nodes, this one included. Names and addresses are unique, the addresses of one family.
     pub members: Vec<Member>,
-    /// The services. VIP and port together are unique, and so is their [`Service::id`].
+    /// The services. VIP and port together are unique, and so is their [`Service::id`]. A `[[service]]` with several
+    /// VIPs is a service for each, all of the same name.
     pub services: Vec<Service>,
 }
 
@@ -66,7 +67,7 @@ pub struct NodeConfig {
     pub address: IpAddr,
     /// Whether it has points on the ring.
     pub inspect: bool,
-    /// The address that stands for this node when it hands a connection to itself.
+    /// The address that stands for this node when it hands a connection to itself; of the family of `address`.
     pub self_address: IpAddr,
     /// How long ownership of the ring's arcs outlives the daemon's last sign of life.
     pub lease: Duration,

@@ -2,7 +2,7 @@
 
 mod service;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub(super) use service::ServiceDraft;
 
 /// A link-local address (RFC 3927) that stands for the node itself; no host should have it.
 const SELF_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 68, 84));
+
+/// The same for a node with an IPv6 address: one of the discard prefix (RFC 6666), which no host can have.
+const SELF_ADDRESS_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0x4454));
 
 /// A configuration, part by part. A part that could not be read is an error in the report already;
 /// the others are still worth checking.
@@ -119,7 +122,11 @@ fn node(mut table: Reader<'_>, report: &mut Report<'_>) -> Result<NodeDraft, Rep
     let back = table.required(report, "back", values::interface, "\"eth1\"");
     let address = table.required(report, "address", values::address, "\"198.18.1.11\"");
     let inspect = table.optional(report, "inspect", values::boolean);
-    let self_address = table.or(report, "self_address", values::address, SELF_ADDRESS);
+    let stand_in = match &address {
+        Ok(address) if address.get_ref().is_ipv6() => SELF_ADDRESS_V6,
+        _ => SELF_ADDRESS,
+    };
+    let self_address = table.or(report, "self_address", values::address, stand_in);
     let lease_ms = table.or(report, "lease_ms", values::number(200..=10_000), 2000);
     let run_dir = table.or(
         report,

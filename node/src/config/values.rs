@@ -1,6 +1,6 @@
 //! Single values: each function takes one from TOML, or says what is wrong with it.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -73,34 +73,37 @@ pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Problem> {
 /// The address of a node or a service.
 pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Problem> {
     let text = text(value)?;
-    let quoted = format!("is {text:?}");
-    let v4 = match text.parse() {
-        Ok(IpAddr::V4(v4)) => v4,
-        Ok(IpAddr::V6(_)) => {
-            return Err(Problem::new(
-                format!("{quoted}: IPv6 comes in a later version"),
-                "use an IPv4 address",
-            ));
-        }
-        Err(_) => {
-            return Err(Problem::new(
-                format!("{quoted}, not an IP address"),
-                "write an address alone, such as \"198.18.1.11\", without port or prefix length",
-            ));
-        }
+    let problem = |what: &str, help: String| Err(Problem::new(format!("is {text:?}{what}"), help));
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return problem(
+            ", not an IP address",
+            "write an address alone, such as \"198.18.1.11\" or \"2001:db8:1::11\", without port or \
+             prefix length"
+                .to_owned(),
+        );
     };
-    if usable(v4) {
-        Ok(v4.into())
-    } else {
-        Err(Problem::new(
-            format!("{quoted}, which no host can have on a network"),
-            "use a unicast address that is not a loopback address",
-        ))
+    if let IpAddr::V6(v6) = address {
+        if let Some(v4) = v6.to_ipv4_mapped() {
+            return problem(
+                ", an IPv4 address in the form of an IPv6 one",
+                format!("write \"{v4}\""),
+            );
+        }
+        if v6.is_unicast_link_local() {
+            return problem(
+                ", a link-local address, which means nothing without an interface",
+                "use a global address or a unique local one (fd00::/8)".to_owned(),
+            );
+        }
     }
-}
-
-fn usable(addr: Ipv4Addr) -> bool {
-    !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || addr.octets()[0] >= 240)
+    let reserved = matches!(address, IpAddr::V4(v4) if v4.octets()[0] >= 240);
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || reserved {
+        return problem(
+            ", which no host can have on a network",
+            "use a unicast address that is not a loopback address".to_owned(),
+        );
+    }
+    Ok(address)
 }
 
 /// A name that may become part of a file name.

@@ -6,7 +6,7 @@ use dts_core::addr::Addr;
 use dts_core::entry::{NodeSettings, setting};
 use dts_core::handover::release;
 
-use super::{DaemonError, state_path, v4};
+use super::{DaemonError, state_path};
 use crate::config::Config;
 use crate::current::Current;
 use crate::kernel::Filter;
@@ -53,23 +53,19 @@ pub(super) fn refuse_restart(old: &Config, new: &Config) -> Result<(), DaemonErr
     }
 }
 
-pub(super) fn host_spec(current: &Current) -> Result<HostSpec, DaemonError> {
+pub(super) fn host_spec(current: &Current) -> HostSpec {
     let node = &current.config.node;
-    Ok(HostSpec {
+    HostSpec {
         front: node.front.clone(),
         back: node.back.clone(),
-        address: v4(node.address)?,
-        self_address: v4(node.self_address)?,
-        vips: current
-            .vips()
-            .into_iter()
-            .map(v4)
-            .collect::<Result<_, _>>()?,
-    })
+        address: node.address,
+        self_address: node.self_address,
+        vips: current.vips(),
+    }
 }
 
 pub(super) async fn apply_host(current: &Current) -> Result<Applied, DaemonError> {
-    Ok(Host::apply(&host_spec(current)?, &state_path(&current.config)).await?)
+    Ok(Host::apply(&host_spec(current), &state_path(&current.config)).await?)
 }
 
 pub(super) fn tell_filter(

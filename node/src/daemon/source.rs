@@ -217,7 +217,9 @@ impl Daemon {
                 ("rejected", &c.rejected),
                 ("abandoned", &c.abandoned),
             ] {
-                all.insert(format!("{}.{name}", service.service.name), read(counter));
+                // A service with several VIPs is several here.
+                *all.entry(format!("{}.{name}", service.service.name))
+                    .or_insert(0) += read(counter);
             }
         }
         let counters = self.handovers.counters();
@@ -261,24 +263,31 @@ pub(super) fn changes(old: &Config, new: &Config) -> Vec<String> {
             changes.push(format!("member {} left", member.id));
         }
     }
-    for service in &new.services {
-        match old.services.iter().find(|s| s.name == service.name) {
-            None => changes.push(format!("service {} added", service.name)),
-            Some(before) if without_lines(before) != without_lines(service) => {
-                changes.push(format!("service {} changed", service.name));
-            }
+    let (before, after) = (by_name(&old.services), by_name(&new.services));
+    for (name, services) in &after {
+        match before.get(name) {
+            None => changes.push(format!("service {name} added")),
+            Some(before) if before != services => changes.push(format!("service {name} changed")),
             Some(_) => {}
         }
     }
-    for service in &old.services {
-        if !new.services.iter().any(|s| s.name == service.name) {
-            changes.push(format!("service {} removed", service.name));
-        }
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        changes.push(format!("service {name} removed"));
     }
     if old.ring != new.ring {
         changes.push("ring changed".to_owned());
     }
     changes
+}
+
+/// The services as if they stood nowhere in a file; those with several VIPs are several of one name.
+fn by_name(services: &[Service]) -> BTreeMap<&str, Vec<Service>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for service in services {
+        let of_name = all.entry(&*service.name).or_default();
+        of_name.push(without_lines(service));
+    }
+    all
 }
 
 /// A service as if it stood nowhere in a file: where it and its rules stand is no part of what they say.

@@ -1,7 +1,7 @@
 //! What the daemon looks after as long as it runs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -108,15 +108,12 @@ pub(super) async fn keep_neighbours(daemon: Arc<Daemon>) {
         }
         let current = daemon.current();
         let own = current.config.node.address;
-        let members: Vec<Ipv4Addr> = current
+        let members: Vec<IpAddr> = current
             .config
             .members
             .iter()
-            .filter(|member| member.address != own)
-            .filter_map(|member| match member.address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
+            .map(|member| member.address)
+            .filter(|address| *address != own)
             .collect();
         let index = locked(&daemon.applied).back_index;
         let known = match neighbours.look(index, &members).await {

@@ -1,7 +1,7 @@
 //! One handover connection, from this node to the target.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use dts_core::entry::Handover;
@@ -94,12 +94,8 @@ impl<'a> Carrier<'a> {
     }
 
     /// Connects; `false` when there is no answer within `patience`.
-    pub(super) async fn connect(
-        &mut self,
-        to: SocketAddrV4,
-        patience: Duration,
-    ) -> io::Result<bool> {
-        match self.socket()?.connect(&SocketAddr::V4(to).into()) {
+    pub(super) async fn connect(&mut self, to: SocketAddr, patience: Duration) -> io::Result<bool> {
+        match self.socket()?.connect(&to.into()) {
             Ok(()) => return Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(e),

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,14 +47,14 @@ pub(super) struct PortSocket {
 
 /// Sockets of one address that rest, those that rest longest in front.
 pub(super) struct SocketPool {
-    address: Ipv4Addr,
+    address: IpAddr,
     /// How many may rest.
     most: usize,
     resting: Mutex<VecDeque<(Instant, PortSocket)>>,
 }
 
 impl SocketPool {
-    pub(super) fn new(address: Ipv4Addr) -> Self {
+    pub(super) fn new(address: IpAddr) -> Self {
         let files = getrlimit(Resource::Nofile).current;
         let files = files.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
         Self {
@@ -81,7 +81,7 @@ impl SocketPool {
 
     fn make(&self, now: Instant) -> io::Result<PortSocket> {
         let socket = Socket::new(
-            Domain::IPV4,
+            Domain::for_address(SocketAddr::new(self.address, 0)),
             Type::STREAM.nonblocking(),
             Some(Protocol::TCP),
         )?;
@@ -99,7 +99,7 @@ impl SocketPool {
     }
 
     fn at(&self, port: u16) -> socket2::SockAddr {
-        SocketAddr::V4(SocketAddrV4::new(self.address, port)).into()
+        SocketAddr::new(self.address, port).into()
     }
 
     /// Takes back a socket that is disconnected.
@@ -138,18 +138,19 @@ impl SocketPool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
     use rustix::net::connect_unspec;
 
     use super::*;
 
-    const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
     /// Connects a socket of the pool to a new listener, and puts it back.
     fn use_once(pool: &SocketPool, now: Instant) -> u16 {
         let taken = pool.take(now).unwrap();
-        let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+        let listener = TcpListener::bind((pool.address, 0)).unwrap();
         let to = listener.local_addr().unwrap();
         let connecting = taken.socket.connect(&to.into());
         assert_eq!(
@@ -167,16 +168,21 @@ mod tests {
 
     #[test]
     fn a_socket_and_its_port_are_used_again_after_a_rest() {
-        let pool = SocketPool::new(LOOPBACK);
+        for address in [LOOPBACK, LOOPBACK_V6] {
+            a_socket_is_used_again(&SocketPool::new(address));
+        }
+    }
+
+    fn a_socket_is_used_again(pool: &SocketPool) {
         let start = Instant::now();
-        let first = use_once(&pool, start);
+        let first = use_once(pool, start);
         // Not yet rested: another socket, with another port.
-        let second = use_once(&pool, start + REST / 2);
+        let second = use_once(pool, start + REST / 2);
         assert_ne!(first, second);
         for round in 1..4 {
             let now = start + 2 * round * REST;
-            assert_eq!(use_once(&pool, now), first);
-            assert_eq!(use_once(&pool, now + REST / 2), second);
+            assert_eq!(use_once(pool, now), first);
+            assert_eq!(use_once(pool, now + REST / 2), second);
         }
     }
 

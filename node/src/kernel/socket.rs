@@ -140,16 +140,21 @@ impl Packets {
         Ok(Self { socket })
     }
 
-    /// Sends a frame, link-layer header included, out of the interface with this index.
+    /// Sends an Ethernet frame, header included, out of the interface with this index.
     ///
     /// # Errors
     ///
     /// When it can't be sent.
     pub fn send(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        let Some([.., a, b]) = frame.first_chunk::<14>() else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // In network byte order there and here.
+        let protocol = [*a, *b];
         // SAFETY: all-zero is a valid address.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
-        to.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+        to.sll_protocol = u16::from_ne_bytes(protocol);
         to.sll_ifindex = i32::try_from(interface).map_err(io::Error::other)?;
         // SAFETY: the descriptor is open; frame and address are of the lengths given.
         let sent = unsafe {

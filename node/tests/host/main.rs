@@ -1,5 +1,6 @@
 //! Setting up a host and putting it back, on hosts in network namespaces. Needs root.
 
+mod ipv6;
 mod net;
 
 use std::fs;
@@ -65,7 +66,7 @@ fn works_with_one_interface_for_both_networks() {
     let before = net.snapshot();
     let spec = HostSpec {
         back: "eth0".into(),
-        address: FRONT,
+        address: FRONT.into(),
         ..spec()
     };
     let applied = net.apply(&spec);
@@ -91,7 +92,7 @@ fn applying_again_keeps_the_first_values_and_removes_what_left() {
     net.host.write(ARP_ANNOUNCE, "0");
     net.host.ip("route del 169.254.68.84");
     net.apply(&HostSpec {
-        vips: vec![OTHER_VIP],
+        vips: vec![OTHER_VIP.into()],
         ..spec()
     });
     let lo = net.host.ip("addr show dev lo");
@@ -115,7 +116,7 @@ fn roles_may_move_to_other_interfaces() {
     net.apply(&HostSpec {
         front: "eth1".into(),
         back: "eth0".into(),
-        address: FRONT,
+        address: FRONT.into(),
         ..spec()
     });
     let route = net.host.ip("route show 169.254.68.84");
@@ -271,26 +272,26 @@ fn says_what_is_wrong_with_the_host() {
         "interface br0 (front) is down: run `ip link set dev br0 up`"
     );
     assert_eq!(
-        with(|spec| spec.address = FRONT),
+        with(|spec| spec.address = FRONT.into()),
         "address 198.18.0.11 is not on eth1 (back) but on eth0: correct `address` or `back` in \
          [node]"
     );
     assert_eq!(
-        with(|spec| spec.address = CLIENT),
+        with(|spec| spec.address = CLIENT.into()),
         "address 198.18.0.1 is not on eth1 (back), which has 198.18.1.11: correct `address` in \
          [node], or run `ip address add 198.18.0.1/PREFIX dev eth1`"
     );
     assert_eq!(
-        with(|spec| spec.vips.push(FRONT)),
+        with(|spec| spec.vips.push(FRONT.into())),
         "VIP 198.18.0.11 is on eth0, so this node would answer ARP for it with its own link \
          address: run `ip address del 198.18.0.11/24 dev eth0` (DTS puts it on lo)"
     );
     assert_eq!(
-        with(|spec| spec.vips.push(Ipv4Addr::new(224, 0, 0, 1))),
+        with(|spec| spec.vips.push(Ipv4Addr::new(224, 0, 0, 1).into())),
         "address 224.0.0.1 cannot be a VIP: it is not a host's address"
     );
     assert_eq!(
-        with(|spec| spec.self_address = BACK),
+        with(|spec| spec.self_address = BACK.into()),
         "self address 198.18.1.11 is an address of this host, of a whole network or of a group: \
          remove it, or set another `self_address` in [node], one that no host has"
     );

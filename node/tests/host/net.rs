@@ -5,10 +5,12 @@
 //!   eth0 198.18.0.11/24  ----  f0 198.18.0.1/24
 //!   eth1 198.18.1.11/24  ----  b0
 //! ```
+//!
+//! Where a test asks for IPv6, `2001:db8::11/64`, `2001:db8::1/64` and `2001:db8:1::11/64` as well.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
@@ -24,6 +26,16 @@ pub(crate) const BACK: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 11);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub(crate) const SELF: Ipv4Addr = Ipv4Addr::new(169, 254, 68, 84);
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+
+pub(crate) const FRONT_V6: Ipv6Addr = v6(0, 0x11);
+pub(crate) const BACK_V6: Ipv6Addr = v6(1, 0x11);
+pub(crate) const CLIENT_V6: Ipv6Addr = v6(0, 1);
+pub(crate) const SELF_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0x4454);
+pub(crate) const VIP_V6: Ipv6Addr = v6(0, 0x100);
+
+const fn v6(subnet: u16, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, subnet, 0, 0, 0, 0, host)
+}
 
 /// How long a connection may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -86,7 +98,8 @@ impl Namespace {
     }
 
     /// The line of the neighbour entry for an address, empty if there is none.
-    pub(crate) fn neighbour(&self, address: Ipv4Addr) -> String {
+    pub(crate) fn neighbour(&self, address: impl Into<IpAddr>) -> String {
+        let address: IpAddr = address.into();
         self.ip(&format!("neigh show {address} nud all"))
     }
 }
@@ -126,6 +139,36 @@ impl Net {
         net.host.ip(&format!("addr add {BACK}/24 dev eth1"));
         net.outside.ip(&format!("addr add {CLIENT}/24 dev f0"));
         net.wait_until_up();
+        net
+    }
+
+    /// The same with IPv6.
+    pub(crate) fn with_ipv6() -> Self {
+        let net = Self::new();
+        for namespace in [&net.host, &net.outside] {
+            namespace.write("net/ipv6/conf/all/accept_dad", "0");
+            namespace.write("net/ipv6/conf/default/accept_dad", "0");
+            for interface in ["lo", "eth0", "eth1", "f0", "b0"] {
+                let key = format!("net/ipv6/conf/{interface}");
+                let is_there = namespace.within(|| Path::new("/proc/sys").join(&key).exists());
+                if is_there {
+                    namespace.write(&format!("{key}/accept_dad"), "0");
+                    namespace.write(&format!("{key}/router_solicitations"), "0");
+                    // The kernel makes link-local addresses now, as when an interface comes up.
+                    namespace.write(&format!("{key}/disable_ipv6"), "0");
+                }
+            }
+        }
+        let add = |namespace: &Namespace, address: Ipv6Addr, interface: &str| {
+            namespace.ip(&format!("addr add {address}/64 dev {interface} nodad"));
+        };
+        add(&net.host, FRONT_V6, "eth0");
+        add(&net.host, BACK_V6, "eth1");
+        add(&net.outside, CLIENT_V6, "f0");
+        wait_until("the addresses to be usable", || {
+            let all = net.host.ip("-6 addr show") + &net.outside.ip("-6 addr show");
+            all.matches("fe80::").count() == 4 && !all.contains("tentative")
+        });
         net
     }
 
@@ -182,15 +225,46 @@ impl Net {
         snapshot.extend(sysctls);
         snapshot
     }
+
+    /// The same of IPv6.
+    pub(crate) fn snapshot_v6(&self) -> Vec<String> {
+        let mut snapshot: Vec<_> = [
+            "-6 addr show",
+            "-6 route show table all",
+            "-6 neigh show nud permanent",
+            "maddr show",
+        ]
+        .map(|query| self.host.ip(query))
+        .into();
+        let sysctls = self.host.within(|| {
+            let mut sysctls = Vec::new();
+            read_all(Path::new("/proc/sys/net/ipv6/conf"), &mut sysctls);
+            sysctls.sort();
+            sysctls
+        });
+        assert!(sysctls.len() > 100, "{sysctls:?}");
+        snapshot.extend(sysctls);
+        snapshot
+    }
 }
 
 pub(crate) fn spec() -> HostSpec {
     HostSpec {
         front: "eth0".into(),
         back: "eth1".into(),
-        address: BACK,
-        self_address: SELF,
-        vips: vec![VIP],
+        address: BACK.into(),
+        self_address: SELF.into(),
+        vips: vec![VIP.into()],
+    }
+}
+
+/// A node that knows the others by IPv6, with services of both families.
+pub(crate) fn spec_v6() -> HostSpec {
+    HostSpec {
+        address: BACK_V6.into(),
+        self_address: SELF_V6.into(),
+        vips: vec![VIP.into(), VIP_V6.into()],
+        ..spec()
     }
 }
 
@@ -215,7 +289,8 @@ fn read_all(dir: &Path, into: &mut Vec<String>) {
         if path.is_dir() {
             read_all(&path, into);
         } else {
-            let value = fs::read_to_string(&path).expect("a value");
+            // A secret that was never set can't be read.
+            let value = fs::read_to_string(&path).unwrap_or_default();
             into.push(format!("{}={}", path.display(), value.trim()));
         }
     }
@@ -238,8 +313,9 @@ fn run(command: &mut Command) -> String {
 pub(crate) fn exchange(
     server: &Namespace,
     client: &Namespace,
-    to: Ipv4Addr,
+    to: impl Into<IpAddr>,
 ) -> (SocketAddr, SocketAddr) {
+    let to: IpAddr = to.into();
     let listener = server.within(|| TcpListener::bind((to, 0)).expect("the address"));
     let port = listener.local_addr().expect("an address").port();
     let mut here = client
@@ -259,7 +335,8 @@ pub(crate) fn exchange(
 }
 
 /// One datagram that nobody waits for.
-pub(crate) fn send(namespace: &Namespace, from: Ipv4Addr, to: Ipv4Addr) {
+pub(crate) fn send(namespace: &Namespace, from: impl Into<IpAddr>, to: impl Into<IpAddr>) {
+    let (from, to): (IpAddr, IpAddr) = (from.into(), to.into());
     namespace.within(|| {
         let socket = UdpSocket::bind((from, 0)).expect("the address");
         socket.send_to(b"?", (to, 9)).expect("sent");

@@ -1,6 +1,7 @@
 //! `[[service]]`, its rules and targets.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::config::values;
 /// A service, and where the file says what about it.
 pub(in crate::config) struct ServiceDraft {
     pub(in crate::config) service: Service,
+    /// Where its table begins: that of several services if the table has several VIPs.
     pub(in crate::config) header: Range<usize>,
     pub(in crate::config) name: Range<usize>,
     pub(in crate::config) vip: Range<usize>,
@@ -26,7 +28,7 @@ pub(in crate::config) struct ServiceDraft {
     pub(in crate::config) rules: Vec<Range<usize>>,
 }
 
-/// Reads all `[[service]]` tables; the nodes that targets name are added to `named`, also those of
+/// Reads all `[[service]]` tables, each a service for each of its VIPs; the nodes that targets name are added to `named`, also those of
 /// services that can't be used.
 pub(super) fn services(
     root: &mut Reader<'_>,
@@ -36,9 +38,13 @@ pub(super) fn services(
     match root.list(report, "service", "[[service]]") {
         Ok(values) => values
             .into_iter()
-            .map(|value| {
-                let table = Reader::of_value("[[service]]", "service", value, report)?;
-                service(table, report, named)
+            .flat_map(|value| {
+                let services = Reader::of_value("[[service]]", "service", value, report)
+                    .and_then(|table| service(table, report, named));
+                match services {
+                    Ok(services) => services.into_iter().map(Ok).collect(),
+                    Err(reported) => vec![Err(reported)],
+                }
             })
             .collect(),
         Err(reported) => vec![Err(reported)],
@@ -49,10 +55,10 @@ fn service(
     mut table: Reader<'_>,
     report: &mut Report<'_>,
     named: &mut Vec<Spanned<NodeId>>,
-) -> Result<ServiceDraft, Reported> {
+) -> Result<Vec<ServiceDraft>, Reported> {
     let header = table.span();
     let name = table.required(report, "name", values::name, "\"web\"");
-    let vip = table.required(report, "vip", values::address, "\"198.18.0.100\"");
+    let vips = vips(&mut table, report);
     let port = table.required(report, "port", values::port, "80");
     let mode = table.required(report, "mode", values::mode, "\"l7\"` or `mode = \"l4\"");
     let inspection = match mode.as_ref().map(Spanned::get_ref) {
@@ -68,37 +74,70 @@ fn service(
     };
     table.finish(report);
 
-    let (name, vip, port, inspection) = (name?, vip?, port?, inspection?);
-    Ok(ServiceDraft {
-        name: name.span(),
+    let (name, vips, port, inspection) = (name?, vips?, port?, inspection?);
+    let inspector_port = inspection.port.as_ref().map(Spanned::span);
+    let rules: Vec<_> = inspection.rules.iter().map(Spanned::span).collect();
+    let (name_span, port_span) = (name.span(), port.span());
+    let of_first = Service {
+        name: name.into_inner(),
+        vip: *vips[0].get_ref(),
+        port: port.into_inner(),
+        mode: mode?.into_inner(),
+        handover: inspection.handover,
+        each_request: inspection.each_request,
+        inspector_port: inspection.port.map(Spanned::into_inner),
+        protocol: inspection.protocol,
+        keep_local: inspection.keep_local,
+        rules: inspection
+            .rules
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect(),
+        default: inspection.default,
+        on_unreachable: inspection.on_unreachable,
+        undecided_time: inspection.undecided_time,
+        undecided_bytes: inspection.undecided_bytes,
+        on_undecided: inspection.on_undecided,
+        line: report.line(&header),
+    };
+    let draft = |vip: Spanned<IpAddr>| ServiceDraft {
+        name: name_span.clone(),
         vip: vip.span(),
-        port: port.span(),
-        inspector_port: inspection.port.as_ref().map(Spanned::span),
-        rules: inspection.rules.iter().map(Spanned::span).collect(),
+        port: port_span.clone(),
+        inspector_port: inspector_port.clone(),
+        rules: rules.clone(),
         service: Service {
-            name: name.into_inner(),
             vip: vip.into_inner(),
-            port: port.into_inner(),
-            mode: mode?.into_inner(),
-            handover: inspection.handover,
-            each_request: inspection.each_request,
-            inspector_port: inspection.port.map(Spanned::into_inner),
-            protocol: inspection.protocol,
-            keep_local: inspection.keep_local,
-            rules: inspection
-                .rules
-                .into_iter()
-                .map(Spanned::into_inner)
-                .collect(),
-            default: inspection.default,
-            on_unreachable: inspection.on_unreachable,
-            undecided_time: inspection.undecided_time,
-            undecided_bytes: inspection.undecided_bytes,
-            on_undecided: inspection.on_undecided,
-            line: report.line(&header),
+            ..of_first.clone()
         },
-        header,
-    })
+        header: header.clone(),
+    };
+    Ok(vips.into_iter().map(draft).collect())
+}
+
+/// A VIP, or a list of them; never empty.
+fn vips(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<Spanned<IpAddr>>, Reported> {
+    let value = table.required_raw(report, "vip", "\"198.18.0.100\"")?;
+    let values: Vec<_> = match value.get_ref() {
+        DeValue::Array(array) => array.iter().collect(),
+        _ => vec![value],
+    };
+    let vips: Vec<_> = values
+        .into_iter()
+        .map(|value| parsed(report, "vip", value, values::address))
+        .collect();
+    let vips = vips.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut seen = BTreeSet::new();
+    for vip in &vips {
+        if !seen.insert(vip.get_ref()) {
+            let message = format!("`vip` has {} twice", vip.get_ref());
+            return Err(report.error(&vip.span(), message, "name each address once"));
+        }
+    }
+    match vips.is_empty() {
+        false => Ok(vips),
+        true => Err(report.error(&value.span(), "`vip` is empty", "name at least one address")),
+    }
 }
 
 /// What a service says about inspection.

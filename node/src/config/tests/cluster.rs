@@ -2,13 +2,83 @@
 
 use super::*;
 
+/// The example with its nodes' addresses as IPv6 ones.
+fn with_ipv6_members() -> String {
+    EXAMPLE.replace("\"198.18.1.", "\"2001:db8:1::")
+}
+
 #[test]
-fn ipv6_is_for_later() {
+fn nodes_may_know_each_other_by_ipv6() {
+    let (config, _) = parse(&with_ipv6_members()).unwrap();
+    assert_eq!(config.node.address.to_string(), "2001:db8:1::11");
+    assert_eq!(config.members[1].address.to_string(), "2001:db8:1::12");
+    assert_eq!(config.node.self_address.to_string(), "100::4454");
+    // The services' addresses are another matter.
+    assert!(config.services[0].vip.is_ipv4());
+}
+
+#[test]
+fn members_are_of_one_family() {
     assert_only_error(
-        &changed("vip = \"198.18.0.100\"", "vip = \"2001:db8::100\""),
-        "20:7: error: `vip` is \"2001:db8::100\": IPv6 comes in a later version\n  help: use an \
-         IPv4 address",
+        &changed("\"198.18.1.12\"", "\"2001:db8:1::12\""),
+        "15:26: error: the address of \"n2\" is of IPv6, that of \"n1\" in line 14 of IPv4\n  help: \
+         give all members back addresses of one family; the services' may be of the other",
     );
+}
+
+#[test]
+fn the_self_address_is_of_the_nodes_family() {
+    let own = "address = \"2001:db8:1::11\"";
+    let text =
+        with_ipv6_members().replacen(own, &format!("{own}\nself_address = \"169.254.68.84\""), 1);
+    assert_only_error(
+        &text,
+        "10:16: error: `self_address` is 169.254.68.84, of another family than `address`, \
+         2001:db8:1::11\n  help: use one of the same family that no host has, or leave \
+         `self_address` out",
+    );
+}
+
+#[test]
+fn an_ipv6_address_is_one_that_others_can_reach() {
+    for (address, what, help) in [
+        (
+            "fe80::11",
+            "a link-local address, which means nothing without an interface",
+            "use a global address or a unique local one (fd00::/8)",
+        ),
+        (
+            "::ffff:198.18.1.11",
+            "an IPv4 address in the form of an IPv6 one",
+            "write \"198.18.1.11\"",
+        ),
+        ("::", "which no host can have on a network", ""),
+        ("::1", "which no host can have on a network", ""),
+        ("ff02::1", "which no host can have on a network", ""),
+        ("fe80::11%eth1", "not an IP address", ""),
+        ("2001:db8::11/64", "not an IP address", ""),
+        ("[2001:db8::11]", "not an IP address", ""),
+    ] {
+        for (key, text) in [
+            (
+                "vip",
+                changed("\"198.18.0.100\"", &format!("\"{address}\"")),
+            ),
+            (
+                "address",
+                changed("{ id = \"n1\", address = \"198.18.1.11\"", &{
+                    format!("{{ id = \"n1\", address = \"{address}\"")
+                }),
+            ),
+        ] {
+            let found = errors(&text);
+            let wanted = format!("`{key}` is \"{address}\", {what}\n  help: {help}");
+            assert!(
+                found.len() == 1 && found[0].contains(&wanted),
+                "{address}: {found:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -70,6 +70,89 @@ fn services_do_not_collide() {
 }
 
 #[test]
+fn a_service_may_have_several_addresses() {
+    let text = changed(
+        "vip = \"198.18.0.100\"",
+        "vip = [\"198.18.0.100\", \"2001:db8::100\"]",
+    );
+    let (config, warnings) = parse(&text).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let [v4, v6, plain] = &config.services[..] else {
+        panic!("{:?}", config.services)
+    };
+    assert_eq!([&*v4.name, &v6.name, &plain.name], ["web", "web", "plain"]);
+    assert_eq!(v6.vip.to_string(), "2001:db8::100");
+    assert_ne!(v4.id(), v6.id());
+    let moved = Service {
+        vip: v4.vip,
+        ..v6.clone()
+    };
+    assert_eq!(&moved, v4, "all else is the same");
+
+    for (vips, error) in [
+        (
+            "[]",
+            "20:7: error: `vip` is empty\n  help: name at least one address",
+        ),
+        (
+            "[\"198.18.0.100\", \"198.18.0.100\"]",
+            "20:24: error: `vip` has 198.18.0.100 twice\n  help: name each address once",
+        ),
+        (
+            "[\"198.18.0.101\", 7]",
+            "20:24: error: `vip` must be a string, not a whole number\n  help: write it in double \
+             quotes",
+        ),
+        (
+            "[\"2001:db8::100\", \"198.18.1.12\"]",
+            "20:25: error: `vip` is 198.18.1.12, the address of node \"n2\"\n  help: the VIP is an \
+             address of its own, in the clients' network",
+        ),
+    ] {
+        let text = changed("vip = \"198.18.0.100\"", &format!("vip = {vips}"));
+        assert_only_error(&text, error);
+    }
+}
+
+#[test]
+fn what_is_wrong_at_all_addresses_is_said_once() {
+    let both = "vip = [\"198.18.0.100\", \"2001:db8::100\"]";
+    let text = EXAMPLE.replace("vip = \"198.18.0.100\"", both);
+    assert_only_error(
+        &text.replace("inspector_port = 8081", "inspector_port = 80"),
+        "23:18: error: `inspector_port` is 80, the service's own `port`\n  help: choose a port of \
+         the VIP that nothing else uses, such as 8081",
+    );
+    assert_only_error(
+        &text.replace("inspector_port = 8081", "inspector_port = 5000"),
+        "23:18: error: `inspector_port` is 5000, used by \"plain\" in line 34\n  help: choose a \
+         port of the VIP that nothing else uses, such as 8081",
+    );
+    // At the second address only.
+    let text = changed("vip = \"198.18.0.100\"", both)
+        .replace("inspector_port = 8081", "inspector_port = 5000")
+        .replace(
+            "name = \"plain\"\nvip = \"198.18.0.100\"",
+            "name = \"plain\"\nvip = \"2001:db8::100\"",
+        );
+    assert_eq!(errors(&text).len(), 1, "{:?}", errors(&text));
+    // One name for two tables is another matter.
+    let text =
+        changed("vip = \"198.18.0.100\"", both).replace("name = \"plain\"", "name = \"web\"");
+    assert_only_error(
+        &text,
+        "35:8: error: a second service has the name \"web\"\n  help: the first is in line 18: \
+         rename one",
+    );
+    let (_, warnings) = parse(
+        &changed("vip = \"198.18.0.100\"", both)
+            .replace("mode = \"l7\"", "mode = \"l7\"\nhandover = \"splice\""),
+    )
+    .unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[test]
 fn services_with_the_same_number_are_named() {
     let vip = "198.18.0.100".parse().unwrap();
     let wanted = service_id(vip, 80);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,19 +31,19 @@ pub(super) enum Change {
     /// Adds a route to one host.
     Route {
         interface: Interface,
-        destination: Ipv4Addr,
-        source: Ipv4Addr,
+        destination: IpAddr,
+        source: IpAddr,
     },
     /// Adds a permanent neighbour entry.
     Neighbour {
         interface: Interface,
-        address: Ipv4Addr,
+        address: IpAddr,
         mac: Mac,
     },
-    /// Adds an address of scope host.
+    /// Adds an address that is never chosen as a source.
     Address {
         interface: Interface,
-        address: Ipv4Addr,
+        address: IpAddr,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::interfaces::Role;
@@ -65,7 +65,7 @@ pub enum HostError {
     )]
     AddressElsewhere {
         /// The node's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The back interface.
         back: String,
         /// The interface that has it.
@@ -79,24 +79,36 @@ pub enum HostError {
     )]
     NoAddress {
         /// The node's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The back interface.
         back: String,
         /// The addresses that it has.
-        present: Vec<Ipv4Addr>,
+        present: Vec<IpAddr>,
     },
     /// A shared address is configured as a node's own.
     #[error(
-        "VIP {vip} is on {interface}, so this node would answer ARP for it with its own link \
-         address: run `ip address del {vip}/{prefix} dev {interface}` (DTS puts it on lo)"
+        "VIP {vip} is on {interface}, so this node would answer {} for it with its own link \
+         address: run `ip address del {vip}/{prefix} dev {interface}` (DTS puts it on lo)",
+        questions(*vip)
     )]
     VipElsewhere {
         /// The shared address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// The interface that has it.
         interface: String,
         /// The length of its prefix, in bits.
         prefix: u8,
+    },
+    /// An interface that IPv6 packets need has it turned off.
+    #[error(
+        "IPv6 is off on {interface}, and {address} needs it: set \
+         net.ipv6.conf.{interface}.disable_ipv6 to 0"
+    )]
+    NoIpv6 {
+        /// The interface.
+        interface: String,
+        /// The address that needs it.
+        address: IpAddr,
     },
     /// Something else uses the self address.
     #[error("{what}: remove it, or set another `self_address` in [node], one that no host has")]
@@ -108,7 +120,7 @@ pub enum HostError {
     #[error("address {vip} cannot be a VIP: it is not a host's address")]
     NotHostAddress {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
     },
     /// The kernel refused a request, or could not be asked.
     #[error("cannot {what}: {source}{}", hint(source))]
@@ -215,6 +227,14 @@ fn hint(error: &io::Error) -> &'static str {
             "; in a container, let it have a writable /proc/sys/net"
         }
         _ => "",
+    }
+}
+
+/// What others ask for an address's link address.
+fn questions(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "ARP",
+        IpAddr::V6(_) => "neighbour solicitations",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The interfaces that a node uses, checked.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ impl fmt::Display for Role {
 }
 
 /// An Ethernet address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Mac(pub(super) [u8; 6]);
 
@@ -134,7 +135,11 @@ fn present<'v>(view: &'v View, role: Role, name: &str) -> Result<&'v Link, HostE
 
 fn check_address(spec: &HostSpec, view: &View, back: &Link) -> Result<(), HostError> {
     let on_back = view.addresses_of(&back.interface);
-    let present: Vec<_> = on_back.map(|found| found.address).collect();
+    // A link-local address can't be a node's.
+    let present: Vec<_> = on_back
+        .map(|found| found.address)
+        .filter(|found| !matches!(found, IpAddr::V6(v6) if v6.is_unicast_link_local()))
+        .collect();
     if present.contains(&spec.address) {
         return Ok(());
     }

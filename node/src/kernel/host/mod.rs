@@ -4,9 +4,9 @@
 //!
 //! | What | Why |
 //! |---|---|
-//! | the VIPs on `lo`, scope *host* | the kernel accepts what the filter lets through, and never takes a VIP as the source of other traffic |
-//! | `arp_ignore` 1, `arp_announce` 2 on front and back | the kernel ties no VIP to this node's own link address; set per interface, because `all` would change interfaces that are none of our business |
-//! | membership of 03:bf:*VIP* on the front | the network card lets the clients' frames pass; it stays when the daemon dies |
+//! | the VIPs on `lo`, scope *host*; those of IPv6 deprecated, without duplicate address detection | the kernel accepts what the filter lets through, and never takes a VIP as the source of other traffic |
+//! | `arp_ignore` 1, `arp_announce` 2 on front and back | the kernel ties no VIP to this node's own link address; set per interface, because `all` would change interfaces that are none of our business. IPv6 needs nothing: neighbour discovery speaks for an interface's own addresses only |
+//! | membership of 03:bf:*VIP* on the front (the last four bytes of an IPv6 address), for IPv6 also of 33:33:ff:*the last three* | the network card lets the clients' frames pass, and their neighbour solicitations; it stays when the daemon dies |
 //! | a route and a permanent neighbour entry for the self address, with the back's own link address | a handover to this node itself leaves and arrives at the back like any other; because the route leads to the back, `rp_filter` accepts the answers |
 //!
 //! Whatever is changed is first noted in a state file, so that [`Host::restore`] can undo it in
@@ -31,7 +31,7 @@ mod state;
 mod sysctl;
 mod view;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 pub use self::bpf::prepare_bpf;
@@ -53,11 +53,11 @@ pub struct HostSpec {
     /// The interface to the intra-cluster network; may be the same as `front`.
     pub back: String,
     /// This node's address on `back`. It is expected there, not added.
-    pub address: Ipv4Addr,
-    /// The address that stands for this node when it hands a connection to itself.
-    pub self_address: Ipv4Addr,
+    pub address: IpAddr,
+    /// The address that stands for this node when it hands a connection to itself; of the same family.
+    pub self_address: IpAddr,
     /// The shared addresses. One that is left out when applying again is removed.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<IpAddr>,
 }
 
 /// What [`Host::apply`] found out about the interfaces.

@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
 use super::error::HostError;
-use super::netlink::{Netlink, io as io_error};
+use super::netlink::{Netlink, io as io_error, ip_address};
 
 /// A look at the kernel's neighbour table.
 pub struct Neighbours(Netlink);
@@ -38,11 +37,15 @@ impl Neighbours {
     pub async fn look(
         &self,
         index: u32,
-        members: &[Ipv4Addr],
-    ) -> io::Result<HashMap<Ipv4Addr, [u8; 6]>> {
+        members: &[IpAddr],
+    ) -> io::Result<HashMap<IpAddr, [u8; 6]>> {
         let handle = self.0.handle().neighbours();
-        let request = handle.get().set_address_family(AddressFamily::Inet);
-        let all: Vec<NeighbourMessage> = request.execute().try_collect().await.map_err(io_error)?;
+        let all: Vec<NeighbourMessage> = handle
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(io_error)?;
         let mut known = HashMap::new();
         let mut fresh = Vec::new();
         for message in all.into_iter().filter(|m| m.header.ifindex == index) {
@@ -61,7 +64,7 @@ impl Neighbours {
         }
         for member in members.iter().filter(|member| !fresh.contains(member)) {
             let request = handle
-                .add(index, IpAddr::V4(*member))
+                .add(index, *member)
                 .state(NeighbourState::None)
                 .flags(NeighbourFlags::Use)
                 .replace();
@@ -75,11 +78,11 @@ impl Neighbours {
 }
 
 /// The address that an entry is for, and the link address if it has one.
-fn entry(message: NeighbourMessage) -> Option<(Ipv4Addr, Option<[u8; 6]>)> {
+fn entry(message: NeighbourMessage) -> Option<(IpAddr, Option<[u8; 6]>)> {
     let (mut address, mut mac) = (None, None);
     for attribute in message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(found),
+            NeighbourAttribute::Destination(found) => address = ip_address(&found),
             NeighbourAttribute::LinkLayerAddress(found) => mac = found.try_into().ok(),
             _ => {}
         }

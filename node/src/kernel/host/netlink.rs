@@ -1,11 +1,13 @@
 //! The kernel's routing socket, as far as a node needs it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -20,8 +22,13 @@ use super::error::HostError;
 use super::interfaces::{Interface, Mac};
 use super::view::{Address, Link, Neighbour, Route};
 
-/// A prefix of one address, in bits.
-const HOST: u8 = 32;
+/// The length of a prefix that is this one address, in bits.
+pub(super) const fn host_prefix(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
 
 /// A connection to the routing socket. Removing what is not there is no error.
 pub(super) struct Netlink(Handle);
@@ -51,26 +58,25 @@ impl Netlink {
         Ok(links.into_iter().filter_map(link).collect())
     }
 
-    /// The host's IPv4 addresses.
+    /// The host's addresses.
     pub(super) async fn addresses(&self) -> io::Result<Vec<Address>> {
-        let mut request = self.0.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
+        let request = self.0.address().get();
         let addresses: Vec<_> = request.execute().try_collect().await.map_err(io)?;
         Ok(addresses.into_iter().filter_map(address).collect())
     }
 
-    /// The host's permanent IPv4 neighbour entries.
+    /// The host's permanent neighbour entries.
     pub(super) async fn permanent_neighbours(&self) -> io::Result<Vec<Neighbour>> {
-        let neighbours = self.0.neighbours();
-        let request = neighbours.get().set_address_family(AddressFamily::Inet);
+        let request = self.0.neighbours().get();
         let neighbours: Vec<_> = request.execute().try_collect().await.map_err(io)?;
         Ok(neighbours.into_iter().filter_map(neighbour).collect())
     }
 
     /// The entry of the routing tables that matches packets to `destination`.
-    pub(super) async fn route_to(&self, destination: Ipv4Addr) -> io::Result<Option<Route>> {
-        let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(destination, HOST)
+    pub(super) async fn route_to(&self, destination: IpAddr) -> io::Result<Option<Route>> {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination, host_prefix(destination))
+            .map_err(io::Error::other)?
             .build();
         message.header.flags = RouteFlags::FibMatch;
         message.header.table = RouteHeader::RT_TABLE_UNSPEC;
@@ -90,28 +96,40 @@ impl Netlink {
         }
     }
 
-    /// Adds an address that is of interest to this host alone: it is not chosen as a source.
+    /// Adds an address that is of interest to this host alone: it is not chosen as a source. With IPv6 that is what
+    /// "deprecated" says (RFC 6724 §5, rule 3).
     pub(super) async fn add_host_address(
         &self,
         interface: &Interface,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> io::Result<()> {
         let addresses = self.0.address();
-        let mut request = addresses.add(interface.index, IpAddr::V4(address), HOST);
-        request.message_mut().header.scope = AddressScope::Host;
+        let mut request = addresses.add(interface.index, address, host_prefix(address));
+        let message = request.message_mut();
+        match address {
+            IpAddr::V4(_) => message.header.scope = AddressScope::Host,
+            IpAddr::V6(_) => {
+                let mut lifetimes = CacheInfo::default();
+                (lifetimes.ifa_valid, lifetimes.ifa_preferred) = (u32::MAX, 0);
+                // Every node has it: there is nothing to detect duplicates for, and no network behind `lo`.
+                let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+                let attributes = &mut message.attributes;
+                attributes.push(AddressAttribute::Flags(flags));
+                attributes.push(AddressAttribute::CacheInfo(lifetimes));
+            }
+        }
         request.execute().await.map_err(io)
     }
 
     pub(super) async fn remove_address(
         &self,
         interface: &Interface,
-        address: Ipv4Addr,
+        address: IpAddr,
     ) -> io::Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = HOST;
+        message.header.family = family(address);
+        message.header.prefix_len = host_prefix(address);
         message.header.index = interface.index;
-        let address = IpAddr::V4(address);
         message.attributes = vec![
             AddressAttribute::Local(address),
             AddressAttribute::Address(address),
@@ -123,21 +141,21 @@ impl Netlink {
     /// Adds a route to one host that is directly reachable.
     pub(super) async fn add_route(
         &self,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         interface: &Interface,
-        source: Ipv4Addr,
+        source: IpAddr,
     ) -> io::Result<()> {
-        let message = host_route(destination, interface, source);
+        let message = host_route(destination, interface, source)?;
         self.0.route().add(message).execute().await.map_err(io)
     }
 
     pub(super) async fn remove_route(
         &self,
-        destination: Ipv4Addr,
+        destination: IpAddr,
         interface: &Interface,
-        source: Ipv4Addr,
+        source: IpAddr,
     ) -> io::Result<()> {
-        let message = host_route(destination, interface, source);
+        let message = host_route(destination, interface, source)?;
         let removed = self.0.route().del(message).execute().await;
         unless(libc::ESRCH, removed.map_err(io))
     }
@@ -145,13 +163,13 @@ impl Netlink {
     /// Adds a permanent entry, in place of one that the kernel has learnt.
     pub(super) async fn add_neighbour(
         &self,
-        address: Ipv4Addr,
+        address: IpAddr,
         interface: &Interface,
         mac: Mac,
     ) -> io::Result<()> {
         let neighbours = self.0.neighbours();
         let request = neighbours
-            .add(interface.index, IpAddr::V4(address))
+            .add(interface.index, address)
             .link_layer_address(&mac.0)
             .state(NeighbourState::Permanent)
             .replace();
@@ -160,27 +178,44 @@ impl Netlink {
 
     pub(super) async fn remove_neighbour(
         &self,
-        address: Ipv4Addr,
+        address: IpAddr,
         interface: &Interface,
     ) -> io::Result<()> {
         let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = family(address);
         message.header.ifindex = interface.index;
-        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
-        message.attributes = vec![destination];
+        let destination = match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        };
+        message.attributes = vec![NeighbourAttribute::Destination(destination)];
         let removed = self.0.neighbours().del(message).execute().await;
         unless(libc::ENOENT, removed.map_err(io))
     }
 }
 
-fn host_route(destination: Ipv4Addr, interface: &Interface, source: Ipv4Addr) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(destination, HOST)
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Both addresses are of one family.
+fn host_route(
+    destination: IpAddr,
+    interface: &Interface,
+    source: IpAddr,
+) -> io::Result<RouteMessage> {
+    Ok(RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination, host_prefix(destination))
+        .map_err(io::Error::other)?
         .output_interface(interface.index)
         .pref_source(source)
+        .map_err(io::Error::other)?
         .scope(RouteScope::Link)
         .protocol(RouteProtocol::Static)
-        .build()
+        .build())
 }
 
 fn link(message: LinkMessage) -> Option<Link> {
@@ -211,17 +246,18 @@ fn link(message: LinkMessage) -> Option<Link> {
 }
 
 fn address(message: AddressMessage) -> Option<Address> {
-    // IFA_ADDRESS is the other end's on a point-to-point interface.
-    let own = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-            _ => None,
-        });
+    // IFA_ADDRESS is the other end's on a point-to-point interface. Otherwise IPv6 has nothing else.
+    let (mut local, mut address) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(found) => local = Some(found),
+            AddressAttribute::Address(found) => address = Some(found),
+            _ => {}
+        }
+    }
     Some(Address {
         index: message.header.index,
-        address: own?,
+        address: local.or(address)?,
         prefix: message.header.prefix_len,
     })
 }
@@ -231,7 +267,7 @@ fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
     let mut mac = None;
     for attribute in message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(found),
+            NeighbourAttribute::Destination(found) => address = ip_address(&found),
             NeighbourAttribute::LinkLayerAddress(found) => mac = found.try_into().ok().map(Mac),
             _ => {}
         }
@@ -246,6 +282,15 @@ fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
     })
 }
 
+/// A neighbour's IP address; `None` when its address is of another kind.
+pub(super) fn ip_address(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some((*address).into()),
+        NeighbourAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
 fn route(message: RouteMessage) -> Route {
     let mut table = u32::from(message.header.table);
     let mut index = None;
@@ -255,7 +300,8 @@ fn route(message: RouteMessage) -> Route {
         match attribute {
             RouteAttribute::Table(found) => table = found,
             RouteAttribute::Oif(found) => index = Some(found),
-            RouteAttribute::PrefSource(RouteAddress::Inet(found)) => source = Some(found),
+            RouteAttribute::PrefSource(RouteAddress::Inet(found)) => source = Some(found.into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(found)) => source = Some(found.into()),
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
             _ => {}
         }

@@ -1,13 +1,14 @@
 //! What there is to do on a host.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::HostSpec;
 use super::change::Change;
 use super::error::HostError;
 use super::interfaces::{Interface, Interfaces, Mac};
-use super::sysctl::Key;
+use super::netlink::host_prefix;
+use super::sysctl::{self, Key};
 use super::view::{Route, View};
 
 /// Something that a node wants of its host.
@@ -70,15 +71,13 @@ pub(super) fn wanted(
     if front != back {
         wanted.extend(settings(back)?);
     }
-    wanted.extend(vips.iter().map(|vip| {
-        let group = multicast_mac(**vip);
-        Wanted {
-            in_place: view.memberships.contains(&(front.index, group)),
-            change: Change::Membership {
-                interface: front.clone(),
-                group,
-            },
-        }
+    let groups = BTreeSet::from_iter(vips.iter().flat_map(|vip| groups(**vip)));
+    wanted.extend(groups.into_iter().map(|group| Wanted {
+        in_place: view.memberships.contains(&(front.index, group)),
+        change: Change::Membership {
+            interface: front.clone(),
+            group,
+        },
     }));
     let route = view.self_route.as_ref();
     wanted.push(Wanted {
@@ -126,12 +125,24 @@ pub(super) fn refuse_conflicts(
 }
 
 fn refuse_vip_elsewhere(
-    vip: Ipv4Addr,
+    vip: IpAddr,
     interfaces: &Interfaces,
     view: &View,
 ) -> Result<(), HostError> {
-    if vip.is_multicast() || vip.is_broadcast() || vip.is_loopback() || vip.is_unspecified() {
+    if !is_host_address(vip) {
         return Err(HostError::NotHostAddress { vip });
+    }
+    let Interfaces {
+        front, loopback, ..
+    } = interfaces;
+    let mut off = [front, loopback]
+        .into_iter()
+        .filter(|interface| vip.is_ipv6() && sysctl::ipv6_is_off(&interface.name));
+    if let Some(interface) = off.next() {
+        return Err(HostError::NoIpv6 {
+            interface: interface.name.clone(),
+            address: vip,
+        });
     }
     let mut addresses = view.addresses.iter();
     let elsewhere =
@@ -166,7 +177,7 @@ fn refuse_other_route(
         matches!(change, Change::Route { interface, destination, .. }
             if *destination == address && Some(interface.index) == route.index)
     });
-    if route.prefix < 32 || ours || leads_to_self(route, back, spec.address) {
+    if route.prefix < host_prefix(address) || ours || leads_to_self(route, back, spec.address) {
         return Ok(());
     }
     let by = route
@@ -205,8 +216,8 @@ fn refuse_other_neighbour(
     })
 }
 
-fn leads_to_self(route: &Route, back: &Interface, source: Ipv4Addr) -> bool {
-    route.prefix == 32
+fn leads_to_self(route: &Route, back: &Interface, source: IpAddr) -> bool {
+    route.prefix == host_prefix(source)
         && route.direct
         && route.index == Some(back.index)
         && route.source == Some(source)
@@ -232,10 +243,40 @@ fn settings(interface: &Interface) -> Result<Vec<Wanted>, HostError> {
     Key::ALL.into_iter().map(setting).collect()
 }
 
-/// The link address that a VIP resolves to: 03:bf and the IPv4 address, as in the multicast mode of
-/// Windows NLB.
-fn multicast_mac(vip: Ipv4Addr) -> Mac {
-    let [a, b, c, d] = vip.octets();
+/// Whether an address can be one host's on a network that others are on.
+fn is_host_address(address: IpAddr) -> bool {
+    let other = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    !other
+        && match address {
+            IpAddr::V4(v4) => !v4.is_broadcast(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
+        }
+}
+
+/// The link-layer groups that frames for a VIP go to: the one that it resolves to, and with IPv6 the one of the
+/// questions for it, the solicited-node address's (RFC 4291 §2.7.1, RFC 2464 §7). The kernel joins the latter for
+/// addresses of the interface itself only.
+fn groups(vip: IpAddr) -> Vec<Mac> {
+    let resolved = multicast_mac(vip);
+    match vip {
+        IpAddr::V4(_) => vec![resolved],
+        IpAddr::V6(v6) => {
+            let [.., a, b, c] = v6.octets();
+            vec![resolved, Mac([0x33, 0x33, 0xff, a, b, c])]
+        }
+    }
+}
+
+/// The link address that a VIP resolves to: 03:bf and the address's last four bytes, which is all of an IPv4 address, as
+/// in the multicast mode of Windows NLB. Two VIPs may have the same.
+fn multicast_mac(vip: IpAddr) -> Mac {
+    let [a, b, c, d] = match vip {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+    };
     Mac([0x03, 0xbf, a, b, c, d])
 }
 
@@ -249,7 +290,7 @@ mod tests {
                 name: "lo".into(),
                 index: 1,
             },
-            address: Ipv4Addr::new(198, 18, 0, last),
+            address: IpAddr::from([198, 18, 0, last]),
         }
     }
 
@@ -310,7 +351,35 @@ mod tests {
 
     #[test]
     fn a_vip_resolves_to_its_group() {
-        let mac = multicast_mac(Ipv4Addr::new(198, 18, 0, 100));
-        assert_eq!(mac.to_string(), "03:bf:c6:12:00:64");
+        let named = |vip: &str| {
+            let groups = groups(vip.parse().unwrap());
+            groups.iter().map(Mac::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(named("198.18.0.100"), ["03:bf:c6:12:00:64"]);
+        assert_eq!(
+            named("2001:db8:1:2:3:4:5:6789"),
+            ["03:bf:00:05:67:89", "33:33:ff:05:67:89"]
+        );
+    }
+
+    #[test]
+    fn a_vip_is_an_address_of_one_host() {
+        let usable = |address: &str| is_host_address(address.parse().unwrap());
+        for address in ["198.18.0.100", "2001:db8::100", "fd00::1"] {
+            assert!(usable(address), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:198.18.0.100",
+        ] {
+            assert!(!usable(address), "{address}");
+        }
     }
 }

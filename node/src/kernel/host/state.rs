@@ -135,7 +135,7 @@ mod tests {
     fn address(interface: Interface) -> Change {
         Change::Address {
             interface,
-            address: Ipv4Addr::new(198, 18, 0, 100),
+            address: Ipv4Addr::new(198, 18, 0, 100).into(),
         }
     }
 

@@ -50,6 +50,14 @@ impl Key {
     }
 }
 
+/// Whether an interface takes no IPv6 packets (`disable_ipv6`). A kernel without IPv6 has no such setting.
+pub(super) fn ipv6_is_off(interface: &str) -> bool {
+    let path: PathBuf = ["/proc/sys/net/ipv6/conf", interface, "disable_ipv6"]
+        .iter()
+        .collect();
+    fs::read_to_string(path).map_or(true, |text| text.trim() != "0")
+}
+
 /// Whether an interface's reverse path filter is strict (`rp_filter` 1, of the interface or of all). A setting that can't
 /// be read is taken to be.
 pub(super) fn reverse_path_is_strict(interface: &str) -> bool {

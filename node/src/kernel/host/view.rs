@@ -1,6 +1,6 @@
 //! The host as it was found.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::error::HostError;
 use super::interfaces::{Interface, Mac};
@@ -33,12 +33,12 @@ pub(super) struct Link {
     pub(super) controller: Option<u32>,
 }
 
-/// An IPv4 address of this host.
+/// An address of this host.
 #[derive(Clone, Debug)]
 pub(super) struct Address {
     /// The interface's.
     pub(super) index: u32,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     /// In bits.
     pub(super) prefix: u8,
 }
@@ -48,7 +48,7 @@ pub(super) struct Address {
 pub(super) struct Neighbour {
     /// The interface's.
     pub(super) index: u32,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     pub(super) mac: Mac,
 }
 
@@ -63,14 +63,14 @@ pub(super) struct Route {
     pub(super) special: bool,
     /// The interface's.
     pub(super) index: Option<u32>,
-    pub(super) source: Option<Ipv4Addr>,
+    pub(super) source: Option<IpAddr>,
 }
 
 impl View {
     /// Reads it, with the route to `self_address` if one is given.
     pub(super) async fn read(
         netlink: &Netlink,
-        self_address: Option<Ipv4Addr>,
+        self_address: Option<IpAddr>,
     ) -> Result<Self, HostError> {
         let self_route = match self_address {
             Some(address) => netlink
@@ -105,7 +105,7 @@ impl View {
     }
 
     /// The permanent entry's link address.
-    pub(super) fn neighbour(&self, interface: &Interface, address: Ipv4Addr) -> Option<Mac> {
+    pub(super) fn neighbour(&self, interface: &Interface, address: IpAddr) -> Option<Mac> {
         let mut neighbours = self.neighbours.iter();
         let found =
             neighbours.find(|found| found.index == interface.index && found.address == address);
