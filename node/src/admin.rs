@@ -33,6 +33,7 @@ pub use view::{
     InterfaceRole, InterfaceView, LeaseView, Lookup, MemberState, MemberView, Method, MethodView,
     OptionsView, OwnerView, PointView, ReloadReport, RingHashName, RingMemberView, RingQuery,
     RingView, Role, ScaleView, ServiceMode, ServiceView, State, StatsView, StatusView,
+    UndecidedView,
 };
 
 #[cfg(test)]

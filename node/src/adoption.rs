@@ -39,6 +39,7 @@ use crate::kernel::Filter;
 use crate::kernel::filter::adopt::read_inquiry;
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{Packets, watch_fd};
+use crate::waiting::Waiter;
 
 use frames::Maker;
 use pending::{Pending, Progress};
@@ -170,6 +171,7 @@ struct Undecided {
     client_isn: Seq,
     server_isn: Seq,
     terms: u32,
+    waiter: Waiter,
     /// How many nodes have not said yet whether they know it.
     asking: usize,
     /// When its request is taken to be one that comes slowly.
@@ -264,7 +266,7 @@ impl Work {
         let progress = connection.pending.insert(inquiry.seq, data, fin);
         self.held += connection.pending.held() - before;
         match progress {
-            Progress::More => self.decide(&flow, false),
+            Progress::More => self.decide(&flow, None),
             // The client learns what is missing, as from any receiver; acknowledged is nothing.
             Progress::Gap => self.ask_again(&flow),
             Progress::Nothing => {}
@@ -284,12 +286,14 @@ impl Work {
         };
         service.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let first = inquiry.client_isn.plus(1);
+        let (waiter, gone) = service.waiting.enter(inquiry.flow);
         let connection = Undecided {
             maker: Maker::new(inquiry, &settings),
             pending: Pending::new(first, service.service.undecided_bytes),
             client_isn: inquiry.client_isn,
             server_isn: inquiry.server_isn,
             terms: inquiry.terms,
+            waiter,
             asking: 0,
             slow: Instant::now() + SLOW,
             deadline: Instant::now() + service.service.undecided_time,
@@ -297,6 +301,11 @@ impl Work {
         };
         self.undecided.insert(inquiry.flow, connection);
         self.count();
+        // Another thread's hears of it by itself.
+        let must_go = |flow: &FlowKey| self.undecided.get(flow).is_some_and(|u| u.waiter.must_go());
+        if let Some(gone) = gone.filter(must_go) {
+            self.give_up(&gone, Reason::TooMany);
+        }
         true
     }
 
@@ -321,8 +330,8 @@ impl Work {
         undecided.store(self.undecided.len() as u64, Ordering::Relaxed);
     }
 
-    /// Asks the inspector, and carries out what it says. `late`: the connection was undecided for as long as it may be.
-    fn decide(&mut self, flow: &FlowKey, late: bool) {
+    /// Asks the inspector, and carries out what it says. `over`: why the connection may not be undecided any longer.
+    fn decide(&mut self, flow: &FlowKey, over: Option<Reason>) {
         let Some(connection) = self.undecided.get(flow).filter(|u| u.asking == 0) else {
             return;
         };
@@ -334,14 +343,21 @@ impl Work {
         };
         let full = bytes.len() >= service.service.undecided_bytes;
         let decision = match service.inspector.inspect(&info, bytes) {
-            Decision::NeedMore if full || late || ended => {
-                service.counters.overdue.fetch_add(1, Ordering::Relaxed);
+            Decision::NeedMore => {
                 let reason = if full {
-                    Reason::TooLong
+                    Some(Reason::TooLong)
+                } else if ended {
+                    Some(Reason::Ended)
                 } else {
-                    Reason::TooSlow
+                    over
                 };
-                service.rules.overdue(reason)
+                match reason {
+                    Some(reason) => {
+                        service.counters.count_overdue(reason);
+                        service.rules.overdue(reason)
+                    }
+                    None => Decision::NeedMore,
+                }
             }
             decision => decision,
         };
@@ -377,6 +393,19 @@ impl Work {
     /// Ends what has been undecided for too long.
     fn end_overdue(&mut self) {
         let now = Instant::now();
+        // First: a thread of the inspector's waits for their room.
+        let over = |u: &Undecided| match u {
+            u if u.waiter.must_go() => Some(Reason::TooMany),
+            u if u.deadline <= now => Some(Reason::TooSlow),
+            _ => None,
+        };
+        let all = self.undecided.iter();
+        let overdue: Vec<_> = all
+            .filter_map(|(flow, u)| Some((*flow, over(u)?)))
+            .collect();
+        for (flow, reason) in overdue {
+            self.give_up(&flow, reason);
+        }
         let slow: Vec<FlowKey> = self
             .undecided
             .iter()
@@ -386,23 +415,24 @@ impl Work {
         for flow in slow {
             self.give_to_socket(&flow);
         }
-        let overdue: Vec<FlowKey> = self
-            .undecided
-            .iter()
-            .filter(|(_, connection)| connection.deadline <= now)
-            .map(|(flow, _)| *flow)
-            .collect();
-        for flow in overdue {
-            if self.undecided[&flow].pending.bytes().is_empty() {
-                if let Some(gone) = self.remove(&flow) {
-                    gone.service
-                        .counters
-                        .abandoned
-                        .fetch_add(1, Ordering::Relaxed);
-                }
-            } else {
-                self.decide(&flow, true);
-            }
+    }
+
+    /// Does what the service says about a connection that may not be undecided any longer.
+    fn give_up(&mut self, flow: &FlowKey, reason: Reason) {
+        let Some(connection) = self.undecided.get(flow) else {
+            return;
+        };
+        let counters = &connection.service.counters;
+        if connection.asking > 0 {
+            // Another node may have it, so it is neither reset nor given to a server: its client repeats its request.
+            counters.count_overdue(reason);
+            self.remove(flow);
+        } else if connection.pending.bytes().is_empty() {
+            // What its request begins with is missing: there is nothing that a server could be given.
+            counters.count_overdue(reason);
+            self.reject(flow);
+        } else {
+            self.decide(flow, Some(reason));
         }
     }
 }

@@ -5,18 +5,20 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dts_core::addr::Addr;
 use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
 use dts_core::ring::RingHashSpec;
+use rustix::process::{Resource, getrlimit};
 
 use crate::config::{Config, Mode, Protocol, Service};
-use crate::inspect::Inspector;
 use crate::inspect::bytes::BytesInspector;
 use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
+use crate::inspect::{Inspector, Reason};
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
+use crate::waiting::{Waiting, fitting};
 
 /// A configuration in use.
 pub struct Current {
@@ -44,6 +46,8 @@ pub struct InspectedService {
     pub compiled: Option<Compiled>,
     /// What became of its connections.
     pub counters: InspectorCounters,
+    /// Those that are undecided.
+    pub waiting: Arc<Waiting>,
 }
 
 /// What became of a service's connections at the inspector.
@@ -53,12 +57,33 @@ pub struct InspectorCounters {
     pub accepted: AtomicU64,
     /// Handed over by a decision of the rules.
     pub decided: AtomicU64,
-    /// Undecided after too long or too many bytes.
-    pub overdue: AtomicU64,
+    /// Undecided after too many bytes.
+    pub too_long: AtomicU64,
+    /// Undecided for too long.
+    pub too_slow: AtomicU64,
+    /// Undecided when there were too many such, and longer than the others.
+    pub too_many: AtomicU64,
+    /// Undecided when the client closed its side.
+    pub ended: AtomicU64,
     /// Rejected or given up: reset.
     pub rejected: AtomicU64,
     /// Closed or reset by the client before there was a decision.
     pub abandoned: AtomicU64,
+}
+
+impl InspectorCounters {
+    /// Counts a connection that is undecided and may not be so any longer.
+    pub fn count_overdue(&self, reason: Reason) {
+        let counter = match reason {
+            Reason::TooLong => &self.too_long,
+            Reason::TooSlow => &self.too_slow,
+            Reason::TooMany => &self.too_many,
+            Reason::Ended => &self.ended,
+            // These are decisions.
+            Reason::Unreadable | Reason::Refused => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A program's own inspectors, by service name: they decide in place of the service's rules.
@@ -77,10 +102,13 @@ impl Current {
         epoch: u64,
         own: &Inspectors,
     ) -> Result<Self, TooManyPoints> {
+        let is_inspected = |service: &&Service| service.mode == Mode::L7;
+        let count = config.services.iter().filter(is_inspected).count();
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let inspected = config
             .services
             .iter()
-            .filter(|service| service.mode == Mode::L7)
+            .filter(is_inspected)
             .filter_map(|service| {
                 let rules = Arc::new(HttpInspector::new(service, hash));
                 let (inspector, compiled) = match own.get(&service.name) {
@@ -95,12 +123,21 @@ impl Current {
                         (inspector, Some(Compiled::new(service)))
                     }
                 };
+                let wanted = service.undecided_connections;
+                let most = fitting(wanted, count, files);
+                if most < wanted {
+                    let name = &service.name;
+                    tracing::warn!(
+                        "service {name}: {most} undecided connections, not {wanted}: the process may have {files} open files"
+                    );
+                }
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,
                     inspector,
                     rules,
                     compiled,
                     counters: InspectorCounters::default(),
+                    waiting: Waiting::new(most),
                     service: service.clone(),
                 }))
             })

@@ -50,6 +50,12 @@ pub enum Reason {
     TooLong,
     /// Undecided after as much time as the service allows.
     TooSlow,
+    /// Undecided for longer than any other, when there were more than the service allows.
+    TooMany,
+    /// Undecided when the client closed its side: nothing more will come.
+    Ended,
+    /// Not a request that the service's rules can be asked about.
+    Unreadable,
     /// Not a request that the inspector lets in.
     Refused,
 }
@@ -59,6 +65,9 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::TooLong => "undecided after too many bytes",
             Self::TooSlow => "undecided for too long",
+            Self::TooMany => "undecided for longer than any other, and there were too many",
+            Self::Ended => "undecided when the client closed its side",
+            Self::Unreadable => "not a request that rules can be asked about",
             Self::Refused => "refused by the inspector",
         })
     }

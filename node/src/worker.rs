@@ -30,6 +30,7 @@ use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{acknowledge_at_once, defer_accept, watch};
 use crate::placement::NodeIndex;
+use crate::waiting::Waiter;
 
 /// The listening sockets' queue of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -336,6 +337,7 @@ impl Visit {
         let service = &self.service.service;
         let deadline = Instant::now() + service.undecided_time;
         let mut waiting = None;
+        let mut waiter: Option<Waiter> = None;
         loop {
             let read = connection.read(service.undecided_bytes).ok()?;
             if read == Read::More || !connection.request().is_empty() {
@@ -346,21 +348,16 @@ impl Visit {
             }
             let full = connection.request().len() >= service.undecided_bytes;
             let late = Instant::now() >= deadline;
-            if full || late || read == Read::End {
-                if connection.request().is_empty() {
-                    // Nothing to hand over, and nobody to answer.
-                    return None;
-                }
-                self.service
-                    .counters
-                    .overdue
-                    .fetch_add(1, Ordering::Relaxed);
-                let reason = if full {
-                    Reason::TooLong
-                } else {
-                    Reason::TooSlow
-                };
-                return Some(self.service.rules.overdue(reason));
+            let too_many = waiter.as_ref().is_some_and(Waiter::must_go);
+            let over = match read {
+                _ if full => Some(Reason::TooLong),
+                Read::End => Some(Reason::Ended),
+                _ if too_many => Some(Reason::TooMany),
+                _ if late => Some(Reason::TooSlow),
+                Read::More | Read::Nothing => None,
+            };
+            if let Some(reason) = over {
+                return self.overdue(connection, reason);
             }
             // Only a connection whose request comes in parts is waited for: most don't get here. Its
             // client may wait for an acknowledgment before it sends the next part (RFC 1122 §4.2.3.4).
@@ -372,11 +369,36 @@ impl Visit {
                     watch(duplicate, Interest::READABLE).ok()?
                 }
             };
-            if let Ok(ready) = timeout_at(deadline, readable.readable()).await {
-                ready.ok()?.clear_ready();
+            let place = waiter.get_or_insert_with(|| {
+                // Whoever has to go for it hears of it by itself.
+                let (waiter, _) = self.service.waiting.enter(*connection.flow());
+                waiter
+            });
+            tokio::select! {
+                () = place.dismissed() => {}
+                ready = timeout_at(deadline, readable.readable()) => {
+                    if let Ok(ready) = ready {
+                        ready.ok()?.clear_ready();
+                    }
+                }
             }
             waiting = Some(readable);
         }
+    }
+
+    /// What becomes of a connection that may not be undecided any longer; `None` when its client left.
+    fn overdue(&self, connection: &Undecided, reason: Reason) -> Option<Decision> {
+        let empty = connection.request().is_empty();
+        if empty && reason == Reason::Ended {
+            return None;
+        }
+        self.service.counters.count_overdue(reason);
+        Some(if empty {
+            // Without a byte there is no request that a server could be given.
+            Decision::Reject(reason)
+        } else {
+            self.service.rules.overdue(reason)
+        })
     }
 
     /// Hands the connection over, to the default target where the chosen one is gone and the service

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use dts_node::admin::{
-    HandoverCounts, InterfaceView, LeaseView, ReloadReport, ServiceView, StatusView,
+    HandoverCounts, InterfaceView, LeaseView, ReloadReport, ServiceView, StatusView, UndecidedView,
 };
 
 use super::table::{Align, Table};
@@ -130,6 +130,7 @@ fn services(services: &[ServiceView]) -> String {
         ("MODE", Align::Left),
         ("INSPECTOR", Align::Left),
         ("LISTENER", Align::Left),
+        ("UNDECIDED", Align::Left),
         ("HANDOVER", Align::Left),
     ]);
     for service in services {
@@ -145,10 +146,31 @@ fn services(services: &[ServiceView]) -> String {
                 "missing"
             }
             .to_owned(),
+            service.undecided.map_or_else(|| "-".to_owned(), undecided),
             method(service),
         ]);
     }
     table.render()
+}
+
+/// How many connections are undecided, how many may be, and how many the rules could not decide about, by reason.
+fn undecided(view: UndecidedView) -> String {
+    let mut text = format!("{} of {}", grouped(view.now), grouped(view.most));
+    let reasons = [
+        ("too_long", view.too_long),
+        ("too_slow", view.too_slow),
+        ("too_many", view.too_many),
+        ("ended", view.ended),
+        ("unreadable", view.unreadable),
+    ];
+    let reasons = reasons.into_iter().filter(|(_, count)| *count > 0);
+    let reasons: Vec<_> = reasons
+        .map(|(reason, count)| format!("{reason} {}", grouped(count)))
+        .collect();
+    if !reasons.is_empty() {
+        text += &format!(" ({})", reasons.join(", "));
+    }
+    text
 }
 
 /// The way of handing over, what was configured, and why this came of it.
@@ -238,6 +260,13 @@ mod tests {
             }),
             inspector_port: Some(8081),
             listener_present: true,
+            undecided: Some(UndecidedView {
+                now: 3,
+                most: 8192,
+                too_slow: 1200,
+                ended: 1,
+                ..UndecidedView::default()
+            }),
         }
     }
 
@@ -249,6 +278,7 @@ mod tests {
             method: None,
             inspector_port: None,
             listener_present: false,
+            undecided: None,
             ..web()
         }
     }
@@ -268,9 +298,9 @@ mod tests {
         n1 (this node)  198.18.1.11  yes       configured
         n2              198.18.1.12  no        configured
 
-        SERVICE  ADDRESS          MODE  INSPECTOR  LISTENER  HANDOVER
-        web      198.18.0.100:80  l7    port 8081  present   splice (configured: auto; the only one in this version)
-        mail     198.18.0.100:25  l4    -          missing   -
+        SERVICE  ADDRESS          MODE  INSPECTOR  LISTENER  UNDECIDED                             HANDOVER
+        web      198.18.0.100:80  l7    port 8081  present   3 of 8,192 (too_slow 1,200, ended 1)  splice (configured: auto; the only one in this version)
+        mail     198.18.0.100:25  l4    -          missing   -                                     -
 
         warning: eth1 is down
         ");

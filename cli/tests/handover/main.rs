@@ -11,6 +11,7 @@ mod failures;
 mod files;
 mod forged;
 mod l4;
+mod limits;
 mod load;
 mod members;
 mod options;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         daemons::CASES,
         l4::CASES,
         bytes::CASES,
+        limits::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {

@@ -277,8 +277,11 @@ pub fn egress_inspector(
 ///
 /// What a client has under way when its connection is handed over reaches the processing node's server, which at
 /// first has room for 64 KiB beyond the beginning of the request. With a larger window here, a client with much to
-/// send would lose what is beyond that, and perhaps wait for a retransmission time-out. The limit stays where it is,
-/// so the window never shrinks (RFC 9293 §3.8.6).
+/// send would lose what is beyond that, and perhaps wait for a retransmission time-out. The limit stays where it is.
+///
+/// Rounded up to what the scale can say: rounded down, the last bytes up to the limit would never be asked for, and a head
+/// that is too long would only be found to be too slow. By less than a unit of the scale the window may shrink, into
+/// what the kernel takes all the same.
 #[inline(always)]
 const fn limited_window(header: &TcpHeader, entry: &ConnEntry, most: u32) -> u16 {
     if header.flags & ACK == 0 {
@@ -291,7 +294,7 @@ const fn limited_window(header: &TcpHeader, entry: &ConnEntry, most: u32) -> u16
         entry.announced_scale
     };
     let taken = header.ack.since(entry.client_isn.plus(1));
-    let left = most.saturating_sub(taken) >> scale;
+    let left = most.saturating_sub(taken).div_ceil(1 << scale);
     if header.window as u32 > left {
         left as u16
     } else {

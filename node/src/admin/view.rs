@@ -13,4 +13,5 @@ pub use stats::StatsView;
 pub use status::{
     Attach, HandoverCounts, HandoverMode, InterfaceRole, InterfaceView, LeaseView, MemberState,
     MemberView, Method, MethodView, ReloadReport, ServiceMode, ServiceView, StatusView,
+    UndecidedView,
 };

@@ -61,7 +61,7 @@ impl Work {
         connection.asking -= 1;
         if connection.asking == 0 {
             connection.slow = Instant::now() + SLOW;
-            self.decide(flow, false);
+            self.decide(flow, None);
         }
     }
 

@@ -179,6 +179,8 @@ pub struct Service {
     pub undecided_time: Duration,
     /// How many bytes a connection may send and be undecided.
     pub undecided_bytes: usize,
+    /// How many connections may be undecided at the same time; never 0.
+    pub undecided_connections: usize,
     /// What becomes of a connection that is over one of these limits.
     pub on_undecided: Fate,
     /// The line of the file that it begins in.

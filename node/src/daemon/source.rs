@@ -12,10 +12,10 @@ use super::{Daemon, listens, locked};
 use crate::admin::{
     AdminSource, Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts,
     InterfaceRole, InterfaceView, LeaseView, MemberView, MethodView, ReloadReport, RingQuery,
-    RingView, ServiceView, StatsView, StatusView,
+    RingView, ServiceView, StatsView, StatusView, UndecidedView,
 };
 use crate::config::{Config, Mode, Service};
-use crate::current::Current;
+use crate::current::{Current, InspectedService};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::interface_is_up;
 use crate::kernel::{AttachMode, FilterError};
@@ -48,7 +48,11 @@ impl AdminSource for Daemon {
             },
             interfaces: self.interfaces(),
             members: config.members.iter().map(MemberView::from).collect(),
-            services: config.services.iter().map(|s| self.service(s)).collect(),
+            services: config
+                .services
+                .iter()
+                .map(|s| self.service(s, &current))
+                .collect(),
             handovers: self.handover_counts(),
             warnings: warnings.iter().map(ToString::to_string).collect(),
         }
@@ -162,7 +166,7 @@ impl Daemon {
         ]
     }
 
-    fn service(&self, service: &Service) -> ServiceView {
+    fn service(&self, service: &Service, current: &Current) -> ServiceView {
         let method = locked(&self.methods)
             .get(&service.id())
             .filter(|_| service.mode == Mode::L7)
@@ -170,7 +174,12 @@ impl Daemon {
                 name: chosen.method,
                 why: chosen.why.to_owned(),
             });
+        let mut inspected = current.inspected.iter();
+        let undecided = inspected
+            .find(|inspected| inspected.service.id() == service.id())
+            .map(|inspected| undecided(inspected));
         ServiceView {
+            undecided,
             name: service.name.clone(),
             vip: service.vip,
             port: service.port,
@@ -210,16 +219,21 @@ impl Daemon {
         let mut all = BTreeMap::new();
         for service in &self.current().inspected {
             let c = &service.counters;
-            for (name, counter) in [
-                ("accepted", &c.accepted),
-                ("decided", &c.decided),
-                ("overdue", &c.overdue),
-                ("rejected", &c.rejected),
-                ("abandoned", &c.abandoned),
+            for (name, count) in [
+                ("accepted", read(&c.accepted)),
+                ("decided", read(&c.decided)),
+                ("too_long", read(&c.too_long)),
+                ("too_slow", read(&c.too_slow)),
+                ("too_many", read(&c.too_many)),
+                ("ended", read(&c.ended)),
+                ("rejected", read(&c.rejected)),
+                ("abandoned", read(&c.abandoned)),
+                ("undecided", service.waiting.count() as u64),
+                ("unreadable", service.rules.unreadable()),
             ] {
                 // A service with several VIPs is several here.
                 *all.entry(format!("{}.{name}", service.service.name))
-                    .or_insert(0) += read(counter);
+                    .or_insert(0) += count;
             }
         }
         let counters = self.handovers.counters();
@@ -239,6 +253,19 @@ impl Daemon {
             all.insert(format!("handovers.{name}"), count);
         }
         all
+    }
+}
+
+fn undecided(service: &InspectedService) -> UndecidedView {
+    let counters = &service.counters;
+    UndecidedView {
+        now: service.waiting.count() as u64,
+        most: service.waiting.most() as u64,
+        too_long: read(&counters.too_long),
+        too_slow: read(&counters.too_slow),
+        too_many: read(&counters.too_many),
+        ended: read(&counters.ended),
+        unreadable: service.rules.unreadable(),
     }
 }
 

@@ -11,7 +11,8 @@
 //! - The *key* of `{ hash = "uri" }` is the request target in origin form, query included.
 //!
 //! A head that can't be parsed, has several `Host` headers (RFC 9112 §3.2) or more than
-//! [`MAX_HEADERS`] headers goes to the default target: the server answers it as it sees fit.
+//! [`MAX_HEADERS`] headers is unreadable. It has the fate that the service's `on_undecided` says: it goes to the default
+//! target, whose server answers it as it sees fit, or its client is reset.
 //!
 //! # When it decides
 //!
@@ -19,6 +20,8 @@
 //! enough. What comes later can't change a decision.
 
 pub mod compiled;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dts_core::ring::{RingHashSpec, key_hash};
 use httparse::{EMPTY_HEADER, Request, Status};
@@ -39,6 +42,14 @@ pub struct HttpInspector {
     /// Bytes that a connection may send and be undecided.
     limit: usize,
     on_undecided: Fate,
+    /// How many requests were unreadable.
+    unreadable: AtomicU64,
+}
+
+/// What a head says.
+enum Said {
+    Go(TargetChoice),
+    Unreadable,
 }
 
 /// A rule's target, with its turns if it has several nodes.
@@ -74,6 +85,7 @@ impl HttpInspector {
             hash,
             limit: service.undecided_bytes,
             on_undecided: service.on_undecided,
+            unreadable: AtomicU64::new(0),
         }
     }
 
@@ -86,7 +98,12 @@ impl HttpInspector {
         }
     }
 
-    /// What becomes of a connection that is over a limit and undecided.
+    /// How many requests were unreadable.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// What becomes of a connection that is over a limit and undecided, or whose request is unreadable.
     pub fn overdue(&self, reason: Reason) -> Decision {
         match self.on_undecided {
             Fate::Default => Decision::Handover(self.default_choice()),
@@ -95,11 +112,11 @@ impl HttpInspector {
     }
 
     /// Where the request goes that `bytes` begin with; `None` when they don't say yet.
-    fn choose(&self, bytes: &[u8]) -> Option<TargetChoice> {
+    fn choose(&self, bytes: &[u8]) -> Option<Said> {
         let Some(line) = request_line(bytes) else {
             // No line end in sight. What can't become a request line need not be waited for.
             let garbage = Request::new(&mut []).parse(bytes).is_err();
-            return garbage.then(|| self.default_choice());
+            return garbage.then_some(Said::Unreadable);
         };
         let mut no_headers = [];
         let mut request = Request::new(&mut no_headers);
@@ -109,17 +126,19 @@ impl HttpInspector {
             .and(request.path)
             .map(RequestTarget::parse)
         else {
-            return Some(self.default_choice());
+            return Some(Said::Unreadable);
         };
         let host = target
             .authority
             .map_or(Host::Unread, |authority| Host::Of(bare(authority)));
-        self.by_rules(&target, host)
-            .or_else(|| match host_header(bytes) {
-                HostHeader::Incomplete => None,
-                HostHeader::Unusable => Some(self.default_choice()),
-                HostHeader::Read(host) => self.by_rules(&target, host),
-            })
+        if let Some(choice) = self.by_rules(&target, host) {
+            return Some(Said::Go(choice));
+        }
+        match host_header(bytes) {
+            HostHeader::Incomplete => None,
+            HostHeader::Unusable => Some(Said::Unreadable),
+            HostHeader::Read(host) => self.by_rules(&target, host).map(Said::Go),
+        }
     }
 
     /// The target of the first rule that matches, else the default; `None` when that takes the host
@@ -161,8 +180,12 @@ impl Inspector for HttpInspector {
         // What is beyond the limit doesn't count, or the decision would depend on the segments.
         let counted = bytes.get(..self.limit).unwrap_or(bytes);
         match self.choose(counted) {
-            Some(choice) => Decision::Handover(choice),
-            None if counted.len() == self.limit => self.overdue(Reason::TooLong),
+            Some(Said::Go(choice)) => Decision::Handover(choice),
+            Some(Said::Unreadable) => {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+                self.overdue(Reason::Unreadable)
+            }
+            // At the limit as well: whoever asked counts the bytes, and says what becomes of the connection.
             None => Decision::NeedMore,
         }
     }

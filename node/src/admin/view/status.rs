@@ -166,6 +166,29 @@ pub struct ServiceView {
     pub inspector_port: Option<u16>,
     /// Whether a server application listens on this node.
     pub listener_present: bool,
+    /// The connections that this node's inspector has not decided about; `None` in mode `l4`.
+    #[serde(default)]
+    pub undecided: Option<UndecidedView>,
+}
+
+/// A service's connections that are undecided, and those that its rules could not decide about, by reason, counted since the
+/// configuration was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndecidedView {
+    /// At present.
+    pub now: u64,
+    /// How many there may be.
+    pub most: u64,
+    /// Undecided after too many bytes.
+    pub too_long: u64,
+    /// Undecided for too long.
+    pub too_slow: u64,
+    /// Undecided longest when there were too many.
+    pub too_many: u64,
+    /// Undecided when the client closed its side.
+    pub ended: u64,
+    /// Decided without rules: not a request that they can be asked about.
+    pub unreadable: u64,
 }
 
 /// Who decides where a connection goes.

@@ -97,6 +97,7 @@ fn service(
         on_unreachable: inspection.on_unreachable,
         undecided_time: inspection.undecided_time,
         undecided_bytes: inspection.undecided_bytes,
+        undecided_connections: inspection.undecided_connections,
         on_undecided: inspection.on_undecided,
         line: report.line(&header),
     };
@@ -152,6 +153,7 @@ struct Inspection {
     on_unreachable: Fate,
     undecided_time: Duration,
     undecided_bytes: usize,
+    undecided_connections: usize,
     on_undecided: Fate,
 }
 
@@ -168,6 +170,7 @@ impl Default for Inspection {
             on_unreachable: Fate::Default,
             undecided_time: Duration::from_secs(10),
             undecided_bytes: 32_768,
+            undecided_connections: 8192,
             on_undecided: Fate::Default,
         }
     }
@@ -176,7 +179,7 @@ impl Default for Inspection {
 impl Inspection {
     /// Of an `l4` service: any of its keys is a misunderstanding.
     fn none(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Self, Reported> {
-        const KEYS: [&str; 11] = [
+        const KEYS: [&str; 12] = [
             "handover",
             "each_request",
             "inspector_port",
@@ -187,6 +190,7 @@ impl Inspection {
             "on_unreachable",
             "undecided_ms",
             "undecided_bytes",
+            "undecided_connections",
             "on_undecided",
         ];
         let mut outcome = Ok(Self::default());
@@ -236,6 +240,12 @@ impl Inspection {
             values::number(64..=1_048_576),
             fallback.undecided_bytes,
         );
+        let undecided_connections = table.or(
+            report,
+            "undecided_connections",
+            values::number(1..=1_048_576),
+            fallback.undecided_connections,
+        );
         let on_undecided = table.or(report, "on_undecided", values::fate, fallback.on_undecided);
         let rules = rules(table, report, named);
         let protocol = protocol?;
@@ -251,6 +261,7 @@ impl Inspection {
             on_unreachable: on_unreachable?.into_inner(),
             undecided_time: Duration::from_millis(undecided_ms?.into_inner()),
             undecided_bytes: undecided_bytes?.into_inner(),
+            undecided_connections: undecided_connections?.into_inner(),
             on_undecided: on_undecided?.into_inner(),
         };
         inspection.check_protocol(report, &span)?;

@@ -41,8 +41,12 @@ fn the_example_becomes_a_configuration() {
         (Fate::Default, Fate::Default)
     );
     assert_eq!(
-        (web.undecided_time, web.undecided_bytes),
-        (Duration::from_secs(10), 32_768)
+        (
+            web.undecided_time,
+            web.undecided_bytes,
+            web.undecided_connections
+        ),
+        (Duration::from_secs(10), 32_768, 8192)
     );
     let [downloads, images] = &web.rules[..] else {
         panic!("two rules")
@@ -85,7 +89,7 @@ fn every_key_can_be_given() {
             "inspector_port = 8081",
             "inspector_port = 8081\nhandover = \"splice\"\nprotocol = \"http\"\n\
              default = { nodes = [\"n2\"] }\non_unreachable = \"reset\"\nundecided_ms = 100\n\
-             undecided_bytes = 4096\non_undecided = \"reset\"",
+             undecided_bytes = 4096\nundecided_connections = 77\non_undecided = \"reset\"",
         );
     let (config, _) = parse(&text).unwrap();
     assert_eq!(config.cluster.handover_port, 7000);
@@ -105,8 +109,12 @@ fn every_key_can_be_given() {
         (Fate::Reset, Fate::Reset)
     );
     assert_eq!(
-        (web.undecided_time, web.undecided_bytes),
-        (Duration::from_millis(100), 4096)
+        (
+            web.undecided_time,
+            web.undecided_bytes,
+            web.undecided_connections
+        ),
+        (Duration::from_millis(100), 4096, 77)
     );
 }
 

@@ -164,6 +164,16 @@ fn what_cannot_be_parsed_goes_to_the_default_at_once() {
 }
 
 #[test]
+fn what_cannot_be_parsed_has_the_configured_fate_and_is_counted() {
+    let inspector = inspector("on_undecided = \"reset\"");
+    for garbage in ["\x16\x03\x01\x02", "\0", "GET /exact\r\n"] {
+        assert_eq!(goes(&inspector, garbage), Reason::Unreadable.to_string());
+    }
+    assert_eq!(goes(&inspector, "GET /x HTTP/1.1\r\n"), "local");
+    assert_eq!(inspector.unreadable(), 3);
+}
+
+#[test]
 fn a_key_is_the_target_in_origin_form() {
     let inspector = inspector("default = { hash = \"uri\" }");
     let key = |target: &str| match inspect(&inspector, format!("GET {target} HTTP/1.1\r\n")) {
@@ -185,7 +195,7 @@ fn a_request_without_uri_that_would_be_hashed_stays_here() {
 }
 
 #[test]
-fn a_head_over_the_limit_has_the_configured_fate() {
+fn a_head_over_the_limit_is_undecided_and_has_the_configured_fate() {
     let head = format!(
         "GET /x HTTP/1.1\r\nX: {}\r\nHost: a\r\n\r\n",
         "x".repeat(100)
@@ -193,12 +203,12 @@ fn a_head_over_the_limit_has_the_configured_fate() {
     let rule = "[[service.rule]]\nhost = \"a\"\nto = { nodes = [\"n2\"] }";
     let limited = |fate: &str| inspector(&format!("undecided_bytes = 64\n{fate}\n{rule}"));
     let to_default = limited("default = { nodes = [\"n3\"] }");
-    assert_eq!(goes(&to_default, &head[..63]), "more");
-    assert_eq!(goes(&to_default, &head[..64]), "n3");
-    assert_eq!(goes(&to_default, &head), "n3");
+    assert_eq!(goes(&to_default, &head), "more");
+    let fate = to_default.overdue(Reason::TooLong);
+    let expected = Decision::Handover(to_default.default_choice());
+    assert_eq!(fate, expected);
     let to_reset = limited("on_undecided = \"reset\"");
-    assert_eq!(goes(&to_reset, &head[..63]), "more");
-    assert_eq!(goes(&to_reset, &head), Reason::TooLong.to_string());
+    assert_eq!(goes(&to_reset, &head), "more");
     assert_eq!(
         to_reset.overdue(Reason::TooSlow),
         Decision::Reject(Reason::TooSlow)
