@@ -24,7 +24,7 @@ use crate::current::{Current, Inspectors};
 use crate::handover::Handovers;
 use crate::housekeeping::Housekeeper;
 use crate::kernel::filter::pin_path;
-use crate::kernel::host::{Applied, Host, HostError, prepare_bpf, require_privileges};
+use crate::kernel::host::{Applied, Host, HostError, Solicited, prepare_bpf, require_privileges};
 use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
 use crate::worker::{self, Heartbeats, WorkerError};
@@ -112,6 +112,7 @@ pub struct Daemon {
     filter: Arc<Filter>,
     attachment: Attachment,
     applied: Mutex<Applied>,
+    solicited: Mutex<Solicited>,
     handovers: Arc<Handovers>,
     current: watch::Sender<Arc<Current>>,
     warnings: Mutex<Vec<Diagnostic>>,
@@ -264,6 +265,8 @@ impl Daemon {
         methods::tell(&filter, &current, &methods)?;
         filter.attach(&attachment)?;
         let applied = apply_host(&current).await?;
+        let mut solicited = Solicited::default();
+        be_solicited(&mut solicited, &current, &applied);
         worker::check(&current)?;
 
         let node = &current.config.node;
@@ -280,6 +283,7 @@ impl Daemon {
             filter,
             attachment,
             applied: Mutex::new(applied),
+            solicited: Mutex::new(solicited),
             handovers: Arc::new(handovers),
             current: watch::Sender::new(Arc::new(current)),
             warnings: Mutex::new(warnings),
@@ -388,6 +392,7 @@ impl Daemon {
             methods::tell(&self.filter, &new, &methods)?;
         }
         worker::check(&new)?;
+        be_solicited(&mut locked(&self.solicited), &new, &applied);
         *locked(&self.applied) = applied;
         let report = admin::ReloadReport {
             ring_epoch: epoch,
@@ -397,6 +402,13 @@ impl Daemon {
         *locked(&self.warnings) = warnings;
         self.current.send_replace(Arc::new(new));
         Ok(report)
+    }
+}
+
+/// Has the network bring neighbour solicitations for the VIPs.
+fn be_solicited(solicited: &mut Solicited, current: &Current, applied: &Applied) {
+    if let Err(error) = solicited.follow(applied.front_index, &current.vips()) {
+        tracing::warn!("cannot join the groups of neighbour solicitations for the VIPs: {error}");
     }
 }
 

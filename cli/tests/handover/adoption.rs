@@ -3,20 +3,22 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{ClusterSpec, Effect, FileSet, Impairment, Network, Place, Signal, sha256};
+use dts_lab::{Effect, FileSet, Impairment, Network, Place, Signal, sha256};
 use dts_node::admin::{Client, Method as Way};
 use etherparse::{TcpHeader, TcpOptionElement};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
-use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, scale, services, vip, wait_for};
+use crate::cluster::{
+    APP, CLIENT, Cluster, Method, WEB, any_address, scale, services, vip, wait_for, web_service,
+};
 use crate::owners::serve;
 use crate::packet;
 use crate::servers::{Server, read_head};
@@ -115,8 +117,7 @@ fn the_inspecting_node_goes_before_the_request(method: &'static Method) {
 /// Acceptance: the target gone and removed before it got the frame: the request goes to another allowed target.
 fn the_target_goes_before_it_has_the_request(method: &'static Method) {
     let cluster = Cluster::with(method, 3, |spec| {
-        let services =
-            ClusterSpec::services(2, method.handover).replace("[\"n2\"]", "[\"n3\", \"n2\"]");
+        let services = web_service(method, 2).replace("[\"n2\"]", "[\"n3\", \"n2\"]");
         spec.cluster.services_toml = Some(services);
     });
     // The flow decides which of the two: find one that n3 would have.
@@ -225,6 +226,11 @@ fn a_late_copy_of_a_request(method: &'static Method) {
     assert_eq!(cluster.drops(2, "duplicate_request"), 6);
 }
 
+/// The kind of sockets that takes [`any_address`].
+fn domain() -> Domain {
+    Domain::for_address(SocketAddr::new(any_address(), 0))
+}
+
 /// Builds an example of the node's crate beside the program under test, where `cargo test` doesn't by itself.
 fn example(name: &str) -> PathBuf {
     let profile = Path::new(env!("CARGO_BIN_EXE_dts")).parent().unwrap();
@@ -293,9 +299,9 @@ fn an_mptcp_listener(method: &'static Method) {
         .nodes()
         .map(|node| {
             let listen = || {
-                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP))?;
+                let socket = Socket::new(domain(), Type::STREAM, Some(Protocol::MPTCP))?;
                 socket.set_reuse_address(true)?;
-                socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, APP)).into())?;
+                socket.bind(&SocketAddr::new(any_address(), APP).into())?;
                 socket.listen(64)?;
                 Ok::<TcpListener, std::io::Error>(socket.into())
             };
@@ -344,8 +350,8 @@ fn an_mptcp_listener(method: &'static Method) {
 fn a_full_accept_queue(method: &'static Method) {
     let cluster = Cluster::up(method, 2);
     let listen = || {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, APP)).into())?;
+        let socket = Socket::new(domain(), Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&SocketAddr::new(any_address(), APP).into())?;
         socket.listen(1)?;
         Ok::<TcpListener, std::io::Error>(socket.into())
     };
@@ -430,13 +436,13 @@ fn a_syn_flood(method: &'static Method) {
 
 /// Sends SYNs from addresses that are nobody's, as many as the machine can, a hundred each millisecond at the most.
 fn flood(stop: &AtomicBool) -> std::io::Result<()> {
-    const RAW: i32 = 255;
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW)))?;
+    let socket = packet::raw_socket()?;
     let to = vip(WEB);
-    let syns: Vec<Vec<u8>> = (0..20_000u32)
+    let syns: Vec<_> = (0..20_000u32)
         .map(|number| {
             let [.., high, low] = number.to_be_bytes();
-            let from = SocketAddr::from(([198, 19, high, low], 1024 + (number % 60_000) as u16));
+            let port = 1024 + (number % 60_000) as u16;
+            let from = SocketAddr::new(packet::stranger([high, low]), port);
             let mut tcp = TcpHeader {
                 syn: true,
                 sequence_number: number.wrapping_mul(0x9e37_79b9),
@@ -445,8 +451,7 @@ fn flood(stop: &AtomicBool) -> std::io::Result<()> {
             };
             tcp.set_options(&[TcpOptionElement::MaximumSegmentSize(1460)])
                 .unwrap();
-            let (ip, segment) = packet::segment(from, to, tcp);
-            [&ip.to_bytes()[..], &segment].concat()
+            packet::segment(from, to, tcp)
         })
         .collect();
     let begin = Instant::now();
@@ -455,7 +460,7 @@ fn flood(stop: &AtomicBool) -> std::io::Result<()> {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        socket.send_to(syn, &to.into())?;
+        syn.send(&socket)?;
         sent += 1;
         while sent > 100 * begin.elapsed().as_millis() + 100 {
             thread::yield_now();

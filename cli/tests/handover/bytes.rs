@@ -4,10 +4,8 @@ use std::io::Write as _;
 use std::thread;
 use std::time::Duration;
 
-use dts_lab::VIP;
-
 use crate::client::{PATIENCE, Response, connect, get, head};
-use crate::cluster::{Cluster, Method, WEB, wait_for};
+use crate::cluster::{Cluster, Method, WEB, vip, wait_for};
 
 crate::cases![requests_that_are_not_read];
 
@@ -16,9 +14,10 @@ crate::cases![requests_that_are_not_read];
 fn requests_that_are_not_read(method: &'static Method) {
     let cluster = Cluster::with(method, 2, |spec| {
         spec.cluster.services_toml = Some(format!(
-            "[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l7\"\n\
+            "[[service]]\nname = \"web\"\nvip = \"{}\"\nport = 80\nmode = \"l7\"\n\
              handover = \"{}\"\ninspector_port = 8081\nprotocol = {{ bytes = 4 }}\n\
              default = {{ nodes = [\"n2\"] }}\n",
+            vip(WEB).ip(),
             method.handover
         ));
     });

@@ -20,7 +20,7 @@ pub(crate) fn connect(lab: &Lab, from: Option<u16>, service: u16) -> io::Result<
 
 /// The same from within the client.
 pub(crate) fn connect_here(from: Option<u16>, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(port) = from {
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(client_address(), port).into())?;

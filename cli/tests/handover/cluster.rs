@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Deref;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{ClusterSpec, LabGuard, LabSpec, Network, Place, Signal};
+use dts_lab::{ClusterSpec, Family, LabGuard, LabSpec, Network, Place, Signal};
 use dts_node::admin::{
     Client, ConnectionFilter, ConnectionView, Lookup, RingQuery, StatsView, StatusView,
 };
@@ -23,12 +23,14 @@ pub(crate) struct Method {
     pub(crate) name: &'static str,
     /// The services' `handover`.
     pub(crate) handover: &'static str,
+    /// That of clients and services, and of the nodes among each other.
+    pub(crate) family: Family,
 }
 
 impl Method {
     /// Whether connections are adopted.
     pub(crate) fn adopts(&self) -> bool {
-        self.name == "adopt"
+        self.handover == "adopt"
     }
 }
 
@@ -37,12 +39,44 @@ pub(crate) const METHODS: &[Method] = &[
     Method {
         name: "splice",
         handover: "splice",
+        family: Family::V4,
     },
     Method {
         name: "adopt",
         handover: "adopt",
+        family: Family::V4,
     },
 ];
+
+/// The same over IPv6.
+pub(crate) const METHODS_V6: &[Method] = &[
+    Method {
+        name: "splice6",
+        handover: "splice",
+        family: Family::V6,
+    },
+    Method {
+        name: "adopt6",
+        handover: "adopt",
+        family: Family::V6,
+    },
+];
+
+/// Whether the case that runs is one over IPv6. Cases run one at a time.
+static IPV6: AtomicBool = AtomicBool::new(false);
+
+/// Says by which family the next case's clients come.
+pub(crate) fn run_over(family: Family) {
+    IPV6.store(family == Family::V6, Ordering::Relaxed);
+}
+
+/// The family of the case that runs.
+pub(crate) fn family() -> Family {
+    match IPV6.load(Ordering::Relaxed) {
+        false => Family::V4,
+        true => Family::V6,
+    }
+}
 
 pub(crate) const CLIENT: Place = Place::Client(1);
 pub(crate) const HANDOVER_PORT: u16 = 7411;
@@ -75,6 +109,9 @@ impl Cluster {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ht{}x{number}", std::process::id());
         let mut spec = LabSpec::new(name, nodes, env!("CARGO_BIN_EXE_dts"));
+        if family() == Family::V6 {
+            spec = spec.with_ipv6(Family::V6);
+        }
         spec.cluster.services_toml = Some(services(method, nodes));
         change(&mut spec);
         Self {
@@ -215,7 +252,7 @@ impl Cluster {
     fn leftovers(&self, node: u8) -> Vec<String> {
         let ss = self.ss(Place::Node(node), &["-Htan"]).unwrap();
         let sockets: Vec<Socket> = ss.lines().filter_map(Socket::parse).collect();
-        let vip = IpAddr::V4(dts_lab::VIP);
+        let vip = vip(0).ip();
         let mut left = Vec::new();
         let mut waiting = BTreeSet::new();
         for socket in &sockets {
@@ -309,17 +346,41 @@ impl Socket {
     }
 }
 
+/// The client's address, of the family of the case that runs, as all of these.
 pub(crate) fn client_address() -> IpAddr {
-    IpAddr::V4(CLIENT.address(Network::Front).unwrap())
+    CLIENT.address_of(family(), Network::Front).unwrap()
 }
 
+/// A node's address.
+pub(crate) fn node_address(node: u8, network: Network) -> IpAddr {
+    Place::Node(node).address_of(family(), network).unwrap()
+}
+
+/// The address at which a server takes connections to all addresses.
+pub(crate) fn any_address() -> IpAddr {
+    match family() {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A service's address.
 pub(crate) fn vip(port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(dts_lab::VIP), port)
+    let address = match family() {
+        Family::V4 => dts_lab::VIP.into(),
+        Family::V6 => dts_lab::VIP_V6.into(),
+    };
+    SocketAddr::new(address, port)
+}
+
+/// The service [`WEB`] alone, with rules for the first so many nodes.
+pub(crate) fn web_service(method: &Method, nodes: u8) -> String {
+    ClusterSpec::services_at(&[vip(WEB).ip()], nodes, method.handover)
 }
 
 /// The services that [`Cluster`] tells of, with rules for the first so many nodes.
 pub(crate) fn services(method: &Method, nodes: u8) -> String {
-    let mut toml = ClusterSpec::services(nodes, method.handover);
+    let mut toml = web_service(method, nodes);
     for (name, port, inspector, fate) in [
         ("app", APP, 8082, "default"),
         ("strict", STRICT, 8083, "reset"),
@@ -333,7 +394,7 @@ fn service(name: &str, port: u16, inspector: u16, method: &Method, fate: &str, n
     let mut toml = format!(
         "\n[[service]]\nname = \"{name}\"\nvip = \"{}\"\nport = {port}\nmode = \"l7\"\n\
          handover = \"{}\"\ninspector_port = {inspector}\non_unreachable = \"{fate}\"\n",
-        dts_lab::VIP,
+        vip(port).ip(),
         method.handover
     );
     for node in 1..=n {

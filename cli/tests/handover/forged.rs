@@ -1,7 +1,7 @@
 //! What others forge: segments of a live connection, and handovers.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,9 @@ use dts_node::config::service_id;
 use etherparse::TcpHeader;
 
 use crate::client::{Response, connect, head};
-use crate::cluster::{CLIENT, Cluster, HANDOVER_PORT, Method, WEB, client_address, vip};
+use crate::cluster::{
+    CLIENT, Cluster, HANDOVER_PORT, Method, WEB, client_address, node_address, vip,
+};
 use crate::packet;
 
 crate::cases![
@@ -70,11 +72,7 @@ fn forged_segments_of_a_live_connection(method: &'static Method) {
 }
 
 /// Segments with numbers that are half the number space away from the right ones, and in between.
-fn forgeries(
-    port: u16,
-    client_isn: u32,
-    server_isn: u32,
-) -> Vec<(etherparse::Ipv4Header, Vec<u8>)> {
+fn forgeries(port: u16, client_isn: u32, server_isn: u32) -> Vec<packet::Packet> {
     let from = SocketAddr::new(client_address(), port);
     let mut segments = Vec::new();
     for number in 0..100u32 {
@@ -135,18 +133,17 @@ fn forged_handovers(method: &'static Method) {
             .success()
     );
 
-    let to = SocketAddr::from((
-        Place::Node(1).address(Network::Back).unwrap(),
-        HANDOVER_PORT,
-    ));
-    let member = Place::Node(2).address(Network::Back).unwrap();
+    let to = SocketAddr::new(node_address(1, Network::Back), HANDOVER_PORT);
+    let member = node_address(2, Network::Back);
+    // The address of a tenth node, if there were one.
+    let stranger = node_address(10, Network::Back);
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs() as u16;
     let service = service_id(vip(WEB).ip(), WEB);
     let mut random = fastrand::Rng::with_seed(5);
-    let mut forge = |from: std::net::Ipv4Addr| -> Vec<_> {
+    let mut forge = |from: IpAddr| -> Vec<_> {
         (0..EACH)
             .map(|number| {
                 let mut key = [0; 16];
@@ -156,7 +153,7 @@ fn forged_handovers(method: &'static Method) {
             })
             .collect()
     };
-    let frames = [forge(member), forge([198, 18, 1, 99].into())].concat();
+    let frames = [forge(member), forge(stranger)].concat();
     let counted = || ["bad_tag", "not_member"].map(|reason| cluster.drops(1, reason));
     let before = counted();
     packet::send(&cluster, Place::Node(3), &frames);
@@ -176,12 +173,12 @@ fn forged_handovers(method: &'static Method) {
 /// Acceptance: handover frames that arrive on front are dropped and counted.
 fn handover_frames_on_front(method: &'static Method) {
     let cluster = Cluster::up(method, 2);
-    let back = Place::Node(1).address(Network::Back).unwrap();
-    let front = Place::Node(1).address(Network::Front).unwrap();
+    let back = node_address(1, Network::Back);
+    let front = node_address(1, Network::Front);
     cluster
         .sh(CLIENT, &format!("ip route add {back} via {front}"))
         .unwrap();
-    let to = SocketAddr::from((back, HANDOVER_PORT));
+    let to = SocketAddr::new(back, HANDOVER_PORT);
     let frames: Vec<_> = (0..100)
         .map(|number| {
             let from = SocketAddr::new(client_address(), 20_000 + number);

@@ -6,12 +6,12 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use dts_lab::{Network, Place, VIP};
+use dts_lab::{Family, Network, Place};
 use dts_node::admin::Client;
-use etherparse::TcpHeader;
+use etherparse::{IpNumber, TcpHeader};
 
 use crate::client::{Response, connect, connect_here, get, head};
-use crate::cluster::{CLIENT, Cluster, Method, WEB, client_address, vip, wait_for};
+use crate::cluster::{CLIENT, Cluster, Method, WEB, client_address, node_address, vip, wait_for};
 use crate::packet;
 
 crate::cases![
@@ -27,8 +27,9 @@ const MULTICAST: &str = "03:bf:c6:12:00:64";
 
 fn l4_cluster(method: &Method, nodes: u8) -> Cluster {
     Cluster::with(method, nodes, |spec| {
+        let vip = vip(WEB).ip();
         let service =
-            format!("[[service]]\nname = \"web\"\nvip = \"{VIP}\"\nport = 80\nmode = \"l4\"\n");
+            format!("[[service]]\nname = \"web\"\nvip = \"{vip}\"\nport = 80\nmode = \"l4\"\n");
         spec.cluster.services_toml = Some(service);
     })
 }
@@ -81,7 +82,8 @@ fn time_wait_after_a_change_of_the_ring(method: &'static Method) {
         assert_eq!(response.node.as_deref(), Some("n3"));
     }
     wait_for("they wait in TIME_WAIT", Duration::from_secs(5), || {
-        let filter = ["-Htan", "state", "time-wait", "src", "198.18.0.100"];
+        let vip = format!("[{}]", vip(WEB).ip());
+        let filter = ["-Htan", "state", "time-wait", "src", &vip];
         let waiting = cluster.ss(Place::Node(3), &filter).unwrap();
         waiting.lines().count() == ports.len()
     });
@@ -89,7 +91,7 @@ fn time_wait_after_a_change_of_the_ring(method: &'static Method) {
     for node in cluster.nodes() {
         let path = cluster.daemon_config(node);
         let toml = fs::read_to_string(&path).unwrap();
-        let n3 = Place::Node(3).address(Network::Back).unwrap();
+        let n3 = node_address(3, Network::Back);
         let member = format!("{{ id = \"n3\", address = \"{n3}\"");
         let changed = toml.replace(&member, &format!("{member}, inspect = false"));
         assert_ne!(changed, toml);
@@ -115,20 +117,28 @@ fn time_wait_after_a_change_of_the_ring(method: &'static Method) {
     assert_eq!(ask().as_deref(), Some("n3"), "the connection stays");
 }
 
-/// Acceptance: one ping answer, not N; ARP for the VIP answered with the multicast address, never with a
-/// node's own.
+/// Acceptance: one ping answer, not N; ARP, or a neighbour solicitation, for the VIP answered with the multicast address,
+/// never with a node's own.
 fn ping_and_arp(method: &'static Method) {
     let cluster = l4_cluster(method, 4);
+    let vip = vip(WEB).ip();
     let said = cluster
-        .sh(CLIENT, &format!("ping -c3 -i0.2 {VIP}"))
+        .sh(CLIENT, &format!("ping -c3 -i0.2 {vip}"))
         .unwrap();
     assert!(said.contains("3 received, 0% packet loss"), "{said}");
     assert!(!said.contains("DUP!"), "{said}");
+    match method.family {
+        Family::V4 => arp(&cluster),
+        Family::V6 => neighbour_discovery(&cluster),
+    }
+}
 
+fn arp(cluster: &Cluster) {
+    let vip = vip(WEB).ip();
     let capture = cluster.capture(CLIENT, "eth0", "arp").unwrap();
     let file = capture.file().to_owned();
     cluster.sh(CLIENT, "ip neigh flush dev eth0").unwrap();
-    get(&cluster, None, WEB, "/whoami").unwrap();
+    get(cluster, None, WEB, "/whoami").unwrap();
     // A node that looks for the client in the VIP's name must not give itself away.
     for node in cluster.nodes() {
         let script = "ip neigh flush dev eth0; ping -c1 -W1 -I 198.18.0.100 198.18.0.201";
@@ -138,7 +148,7 @@ fn ping_and_arp(method: &'static Method) {
     capture.stop().unwrap();
     let read = format!("tcpdump -nnxr {} arp 2>/dev/null", file.display());
     let frames = cluster.sh(CLIENT, &read).unwrap();
-    let replies = format!("Reply {VIP} is-at ");
+    let replies = format!("Reply {vip} is-at ");
     let answers: Vec<&str> = frames
         .lines()
         .filter_map(|line| line.split_once(&replies))
@@ -146,8 +156,44 @@ fn ping_and_arp(method: &'static Method) {
         .collect();
     assert_eq!(answers, [MULTICAST; 4], "{frames}");
     assert_no_own_mac(&frames);
-    let neighbour = cluster.sh(CLIENT, &format!("ip neigh show {VIP}")).unwrap();
+    let neighbour = cluster.sh(CLIENT, &format!("ip neigh show {vip}")).unwrap();
     assert!(neighbour.contains(MULTICAST), "{neighbour}");
+}
+
+/// The link address of the VIP of IPv6: 03:bf and the address's last four bytes.
+const MULTICAST_V6: &str = "03:bf:00:00:01:00";
+
+fn neighbour_discovery(cluster: &Cluster) {
+    let (vip, client) = (vip(WEB).ip(), client_address());
+    let capture = cluster.capture(CLIENT, "eth0", "icmp6").unwrap();
+    let file = capture.file().to_owned();
+    cluster.sh(CLIENT, "ip -6 neigh flush dev eth0").unwrap();
+    get(cluster, None, WEB, "/whoami").unwrap();
+    // A node that looks for the client in the VIP's name must not give itself away.
+    for node in cluster.nodes() {
+        let script = format!("ip -6 neigh flush dev eth0; ping -c1 -W1 -I {vip} {client}");
+        // The answer goes to the VIP, and so perhaps to another node.
+        let _ = cluster.sh(Place::Node(node), &script);
+    }
+    capture.stop().unwrap();
+    let read = format!("tcpdump -nnver {} 2>/dev/null", file.display());
+    let packets = cluster.sh(CLIENT, &read).unwrap();
+    // A packet is a line, and indented lines for its options: the link address is one of them.
+    let advertised = format!("neighbor advertisement, length 32, tgt is {vip},");
+    let mut lines = packets.lines().peekable();
+    let mut answers = Vec::new();
+    while let Some(line) = lines.next() {
+        if !line.contains(&advertised) {
+            continue;
+        }
+        let option = lines.next_if(|next| next.starts_with(char::is_whitespace));
+        let mac = option.and_then(|option| option.rsplit(": ").next());
+        answers.push(mac.unwrap_or(line).trim().to_owned());
+    }
+    assert!(answers.len() >= 4, "{packets}");
+    assert!(answers.iter().all(|mac| mac == MULTICAST_V6), "{packets}");
+    let neighbour = cluster.sh(CLIENT, &format!("ip neigh show {vip}")).unwrap();
+    assert!(neighbour.contains(MULTICAST_V6), "{neighbour}");
 }
 
 /// No ARP packet names the VIP as sender with another link address than the multicast one.
@@ -176,7 +222,7 @@ fn assert_no_own_mac(frames: &str) {
 fn other_traffic(method: &'static Method) {
     let cluster = Cluster::up(method, 2);
     for node in cluster.nodes() {
-        let own = Place::Node(node).address(Network::Front).unwrap();
+        let own = node_address(node, Network::Front);
         let said = cluster
             .sh(CLIENT, &format!("ping -c3 -i0.2 {own}"))
             .unwrap();
@@ -192,7 +238,7 @@ fn other_traffic(method: &'static Method) {
             .unwrap();
         let response = Response::read(&stream).unwrap();
         assert_eq!(response.node, Some(format!("n{node}")));
-        let back = Place::Node(3 - node).address(Network::Back).unwrap();
+        let back = node_address(3 - node, Network::Back);
         let between = || TcpStream::connect_timeout(&(back, WEB).into(), Duration::from_secs(2));
         cluster.within(Place::Node(node), between).unwrap().unwrap();
     }
@@ -206,7 +252,7 @@ fn packets_for_nobody(method: &'static Method) {
     let counted = |node| reasons.map(|reason| cluster.drops(node, reason));
     let before: Vec<_> = cluster.nodes().map(counted).collect();
     let capture = cluster
-        .capture(CLIENT, "eth0", &format!("src host {VIP}"))
+        .capture(CLIENT, "eth0", &format!("src host {}", vip(WEB).ip()))
         .unwrap();
     let from = SocketAddr::new(client_address(), 12_345);
     let syn = TcpHeader {
@@ -217,16 +263,9 @@ fn packets_for_nobody(method: &'static Method) {
     let mut packets: Vec<_> = [9999, 9999, 8081]
         .map(|port| packet::segment(from, vip(port), syn.clone()))
         .into();
-    let udp = || (packet::ip(from.ip(), vip(0).ip(), 8), vec![0; 8]);
-    let mut datagram = udp();
-    datagram.0.protocol = etherparse::IpNumber::UDP;
+    let datagram = packet::Packet::new(from.ip(), vip(0).ip(), IpNumber::UDP, &[0; 8]);
     packets.push(datagram);
-    let (mut ip, tcp) = packet::segment(from, vip(WEB), syn);
-    ip.more_fragments = true;
-    packets.push((ip.clone(), tcp));
-    ip.more_fragments = false;
-    ip.fragment_offset = 3.try_into().unwrap();
-    packets.push((ip, vec![0; 20]));
+    packets.extend(packet::fragments(from, vip(WEB), syn));
     packet::send(&cluster, CLIENT, &packets);
     for (node, before) in cluster.nodes().zip(before) {
         let after = counted(node);

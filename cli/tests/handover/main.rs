@@ -8,6 +8,7 @@ mod cluster;
 mod daemons;
 mod edges;
 mod failures;
+mod families;
 mod files;
 mod forged;
 mod l4;
@@ -27,7 +28,8 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use cluster::METHODS;
+use cluster::{METHODS, METHODS_V6};
+use dts_lab::Family;
 
 /// A case's name, and what it does for one way of handing over.
 type Case = (&'static str, fn(&'static cluster::Method));
@@ -40,6 +42,9 @@ macro_rules! cases {
     };
 }
 pub(crate) use cases;
+
+/// Turn this on when the filter does IPv6: every case is run over IPv6 as well then, and there are those of both families.
+const IPV6: bool = false;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -60,17 +65,23 @@ fn main() -> ExitCode {
         bytes::CASES,
         limits::CASES,
     ];
-    let trials = METHODS.iter().flat_map(|method| {
+    let over_ipv6 = METHODS_V6.iter().filter(|_| IPV6);
+    let trials = METHODS.iter().chain(over_ipv6).flat_map(|method| {
         let only = if method.adopts() {
             [adoption::CASES, owners::CASES]
         } else {
             [&[][..]; 2]
         };
-        let cases = cases.into_iter().chain(only).flatten();
+        let both = match IPV6 && method.family == Family::V4 {
+            true => families::CASES,
+            false => &[],
+        };
+        let cases = cases.into_iter().chain(only).chain([both]).flatten();
         cases.map(move |(name, case)| {
             let name = name.trim_start_matches("handover::");
             Trial::test(format!("{}::{name}", method.name), move || {
                 require_root()?;
+                cluster::run_over(method.family);
                 case(method);
                 Ok(())
             })

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use dts_lab::{ClusterSpec, FileSet, Network, Place, sha256};
+use dts_lab::{FileSet, Network, Place, sha256};
 
 use crate::client::{Response, connect, get, head};
-use crate::cluster::{Cluster, Method, WEB, client_address};
+use crate::cluster::{Cluster, Method, WEB, client_address, web_service};
 
 crate::cases![a_node_goes];
 
@@ -19,7 +19,7 @@ crate::cases![a_node_goes];
 fn a_node_goes(method: &'static Method) {
     let cluster = Cluster::with(method, 4, |spec| {
         // No rule names n4: its removal must leave a configuration that is right.
-        spec.cluster.services_toml = Some(ClusterSpec::services(3, method.handover));
+        spec.cluster.services_toml = Some(web_service(method, 3));
     });
     let mut files = FileSet::new(8);
     for node in 1..=3 {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dts_lab::{Direction, Effect, Impairment, Network};
 
 use crate::client::{PATIENCE, Response, connect, head};
-use crate::cluster::{APP, CLIENT, Cluster, Method, services, wait_for};
+use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, services, vip, wait_for};
 use crate::requests::introduce;
 use crate::servers::{Server, read_head};
 
@@ -63,7 +63,8 @@ fn a_node_without_its_server(method: &'static Method) {
     });
     let _servers = serve(&cluster, 2..=2, &SERVED);
     introduce(&cluster);
-    for target in ["/n1/x", "http://198.18.0.100/n1/x"] {
+    let absolute = format!("http://{}/n1/x", vip(WEB));
+    for target in ["/n1/x", &absolute] {
         let port = cluster.port_inspected_by(1);
         let response = ask(&cluster, port, target);
         assert_eq!(response.node.as_deref(), Some("n2"), "{target}");

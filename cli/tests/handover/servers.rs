@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use dts_lab::{Lab, Place};
+use dts_lab::{Family, Lab, Place};
 
 use crate::client::PATIENCE;
-use crate::cluster::wait_for;
+use crate::cluster::{any_address, family, wait_for};
 
 /// Answers with the SHA-256 of the request's body.
 const APPLICATION: &str = r#"
@@ -41,12 +41,16 @@ pub(crate) fn start_application(lab: &Lab, node: u8, port: u16) {
     command
         .args(["--workers=1", "--threads=8", "--chdir"])
         .arg(&directory)
-        .arg(format!("--bind=0.0.0.0:{port}"))
+        .arg(format!("--bind={}", SocketAddr::new(any_address(), port)))
         .arg("application")
         .env("NODE", place.to_string());
     let process = lab.spawn(place, &command).unwrap();
+    let own: IpAddr = match family() {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    };
     let listens = || {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = SocketAddr::new(own, port);
         let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
         assert!(
             process.is_alive(),
@@ -71,7 +75,7 @@ impl<T: Send + 'static> Server<T> {
         port: u16,
         serve: impl Fn(TcpStream) -> T + Clone + Send + 'static,
     ) -> Self {
-        let listen = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
+        let listen = || TcpListener::bind((any_address(), port));
         let listener = lab.within(Place::Node(node), listen).unwrap().unwrap();
         listener.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));

@@ -1,3 +1,4 @@
+use dts_core::addr::Addr;
 use dts_core::handover::{HandoverEnds, OptionRoom};
 use dts_core::seq::Seq;
 
@@ -73,9 +74,12 @@ fn back(sender: Place, flags: &str, seq: u32, ack: u32, payload: &[u8]) -> Segme
 }
 
 fn handover_syn_of(port: u16) -> Segment {
-    use dts_core::addr::Addr;
+    handover_syn(Addr::v4([198, 18, 0, 201]), port)
+}
+
+fn handover_syn(client: Addr, port: u16) -> Segment {
     let option = HandoverOption {
-        client: Addr::v4([198, 18, 0, 201]),
+        client,
         client_port: port,
         client_isn: Seq(X),
         server_isn: Seq(Y),
@@ -183,6 +187,40 @@ fn steps_in_order_whatever_the_order_of_the_captures() {
     assert!(ladder.rungs.iter().all(|rung| !rung.again));
     assert_eq!(ladder.first(Step::Request).unwrap().to, Party::Inspecting);
     assert_eq!(ladder.first(Step::ClientFin).unwrap().to, Party::Processing);
+}
+
+/// The same address in the lab's IPv6.
+fn as_ipv6(end: SocketAddr) -> SocketAddr {
+    let place = [CLIENT, N1, N2]
+        .into_iter()
+        .flat_map(|place| Network::ALL.map(|network| (place, network)))
+        .find(|(place, network)| place.address(*network).map(Into::into) == Some(end.ip()));
+    let address = place.and_then(|(place, network)| place.address_v6(network));
+    SocketAddr::new(address.unwrap_or(crate::spec::VIP_V6).into(), end.port())
+}
+
+#[test]
+fn ipv6_makes_no_difference() {
+    let mut segments = handover();
+    let time = segments[5].time;
+    segments[5] = Segment {
+        time,
+        ..handover_syn(Addr::from(as_ipv6(client()).ip()), 40000)
+    };
+    for segment in &mut segments {
+        (segment.source, segment.destination) =
+            (as_ipv6(segment.source), as_ipv6(segment.destination));
+    }
+    let v4 = Ladder::of(&handover(), client()).unwrap();
+    let v6 = Ladder::of(&segments, as_ipv6(client())).unwrap();
+    let steps = |ladder: &Ladder| -> Vec<_> {
+        let rungs = ladder.rungs.iter();
+        rungs.map(|rung| (rung.step, rung.from, rung.to)).collect()
+    };
+    assert_eq!(steps(&v6), steps(&v4));
+    assert_eq!(v6.option.client, Addr::from(as_ipv6(client()).ip()));
+    assert_eq!(v6.handover_to, end("[2001:db8:1::12]:7411"));
+    assert_eq!(v6.service, end("[2001:db8::100]:80"));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use dts_node::kernel::host::HostSpec;
 use dts_node::kernel::host::neighbours::Neighbours;
+use dts_node::kernel::host::{HostSpec, Solicited};
 
 use crate::net::{
     BACK_V6, CLIENT_V6, FRONT_V6, Net, SELF_V6, VIP, VIP_V6, block_on, exchange, link_address, mac,
@@ -258,6 +258,39 @@ fn a_host_without_ipv6_services_may_have_it_turned_off() {
     assert!(error.starts_with("IPv6 is off on eth0, "), "{error}");
     net.restore();
     assert_eq!(net.snapshot(), before);
+}
+
+/// The memberships that the network is told of.
+#[test]
+fn the_network_is_told_who_wants_to_be_solicited() {
+    let net = Net::with_ipv6();
+    let before = net.snapshot_v6();
+    let index = net.apply(&spec_v6()).front_index;
+    let groups = || net.host.ip("maddr show dev eth0");
+    let (group, other) = ("inet6 ff02::1:ff00:100", "inet6 ff02::1:ff12:3456");
+    assert!(!groups().contains(group), "{}", groups());
+    let follow = |mut solicited: Solicited, vips: &[IpAddr]| {
+        net.host.within(|| {
+            solicited.follow(index, vips).expect("joined");
+            solicited
+        })
+    };
+    let both = [VIP.into(), VIP_V6.into()];
+    let solicited = follow(Solicited::default(), &both);
+    assert!(groups().contains(group), "{}", groups());
+    let solicited = follow(solicited, &[OTHER_VIP.into()]);
+    assert!(!groups().contains(group), "{}", groups());
+    assert!(groups().contains(other), "{}", groups());
+    // The network card lets them pass also when the daemon is gone.
+    drop(solicited);
+    assert!(!groups().contains(other), "{}", groups());
+    assert!(
+        groups().contains("33:33:ff:00:01:00 static"),
+        "{}",
+        groups()
+    );
+    net.restore();
+    assert_eq!(net.snapshot_v6(), before);
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub mod neighbours;
 mod netlink;
 mod plan;
 mod privileges;
+mod solicited;
 mod state;
 mod sysctl;
 mod view;
@@ -38,6 +39,7 @@ pub use self::bpf::prepare_bpf;
 pub use self::error::HostError;
 pub use self::interfaces::Role;
 pub use self::privileges::require_privileges;
+pub use self::solicited::Solicited;
 
 use self::interfaces::Interfaces;
 use self::netlink::Netlink;
