@@ -44,7 +44,7 @@ macro_rules! cases {
 pub(crate) use cases;
 
 /// Turn this on when the filter does IPv6: every case is run over IPv6 as well then, and there are those of both families.
-const IPV6: bool = false;
+const IPV6: bool = true;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
