@@ -1,4 +1,4 @@
-//! Where the sixteen bytes of an [adoption](super::adoption) or a [release](super::release) ride in an IPv6 packet: in a
+//! Where the sixteen bytes of an [adoption](super::adoption) or a [release] ride in an IPv6 packet: in a
 //! Destination Options header (RFC 8200 §4.6) between the IPv6 header and the TCP header. The bytes are those of the IPv4
 //! option, its type and length included.
 //!

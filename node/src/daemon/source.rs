@@ -8,7 +8,8 @@ use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::adoption::{Adoption, stage};
 use dts_core::verdict::{Action, Verdict};
 
-use super::{Daemon, listens, locked};
+use super::listening::listens;
+use super::{Daemon, locked};
 use crate::admin::{
     AdminSource, Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts,
     InterfaceRole, InterfaceView, LeaseView, MemberView, MethodView, ReloadReport, RingQuery,
