@@ -14,9 +14,11 @@ mod l4;
 mod limits;
 mod load;
 mod members;
+mod odd;
 mod options;
 mod owners;
 mod packet;
+mod raw;
 mod requests;
 mod servers;
 mod uploads;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         l4::CASES,
         bytes::CASES,
         limits::CASES,
+        odd::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {
