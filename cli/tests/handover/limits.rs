@@ -389,7 +389,8 @@ fn connections_that_say_too_little_or_too_much(method: &'static Method) {
         .collect();
     let long_headers = format!("GET /x HTTP/1.1\r\n{long_headers}");
     let cut = "GET /x HTTP/1.1\r\nHo";
-    let cases: [(&str, bool, fn(&UndecidedView) -> u64); 5] = [
+    type Counter = fn(&UndecidedView) -> u64;
+    let cases: [(&str, bool, Counter); 5] = [
         (&long_line, false, |counted| counted.too_long),
         (&long_header, false, |counted| counted.too_long),
         (&long_headers, false, |counted| counted.too_long),
