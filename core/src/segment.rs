@@ -34,6 +34,8 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// RST: reset the connection.
 pub const RST: u8 = 0x04;
+/// URG: the urgent pointer is significant.
+pub const URG: u8 = 0x20;
 /// ACK: the acknowledgment field is significant.
 pub const ACK: u8 = 0x10;
 /// ECE: ECN echo (RFC 3168).
@@ -122,6 +124,17 @@ impl TcpHeader {
         for (bytes, word) in b.chunks_exact_mut(4).zip(w) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
+    }
+
+    /// Addresses a client's segment to the inspector's port.
+    ///
+    /// Urgent data becomes data like any other: a socket does not hand it out with the rest, so that bytes would be missing
+    /// from the request that is handed over.
+    #[inline(always)]
+    pub const fn to_inspector(&mut self, port: u16) {
+        self.destination = port;
+        self.flags &= !URG;
+        self.urgent = 0;
     }
 
     /// Whether every flag of `flags` is set.
@@ -415,6 +428,17 @@ mod tests {
             let expected = if usual.usual() { scan(bytes, len) } else { fresh };
             prop_assert_eq!(usual, expected);
             prop_assert!(odd.is_some() || usual != fresh, "the layout itself is usual");
+        }
+
+        #[test]
+        fn to_the_inspector_nothing_is_urgent(b: [u8; 20], port: u16) {
+            if let Some(header) = TcpHeader::parse(&b) {
+                let mut changed = header;
+                changed.to_inspector(port);
+                let flags = header.flags & !URG;
+                let expected = TcpHeader { destination: port, flags, urgent: 0, ..header };
+                prop_assert_eq!(changed, expected);
+            }
         }
 
         #[test]

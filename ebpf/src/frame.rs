@@ -67,7 +67,7 @@ pub enum Frame {
     Ip(&'static Ip),
     /// ARP.
     Arp,
-    /// Anything else, and what is too short to be told.
+    /// Anything else: another VLAN's as well, and what is too short to be told.
     Other,
 }
 
@@ -75,6 +75,9 @@ impl Frame {
     /// Reads EtherType and IPv4 header, in one go: it is what every packet costs.
     #[inline(always)]
     pub fn parse(skb: Skb) -> Self {
+        if skb.is_tagged() {
+            return Self::Other;
+        }
         // From the last two bytes of the source address on, so that the IP header is whole words. An ARP
         // packet is longer.
         let Some([link, first, second, third, src, dst]) = skb.load_words::<6>(ETH - 4) else {

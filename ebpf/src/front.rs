@@ -297,7 +297,7 @@ fn l7_ingress(skb: Skb, segment: &mut Segment, service: &ServiceEntry) -> Outcom
             Ingress::Begin => begin(segment, scratch, service, processing)?,
             Ingress::ToInspector | Ingress::KillTimeWait => {}
         }
-        segment.tcp.header.destination = service.other_port;
+        segment.tcp.header.to_inspector(service.other_port);
         rewrite(skb, l4, &segment.tcp, None)?;
         skb.accept();
         Ok(Outcome::pass(Action::ToInspector))

@@ -15,9 +15,11 @@ mod l4;
 mod limits;
 mod load;
 mod members;
+mod odd;
 mod options;
 mod owners;
 mod packet;
+mod raw;
 mod requests;
 mod servers;
 mod uploads;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         l4::CASES,
         bytes::CASES,
         limits::CASES,
+        odd::CASES,
     ];
     let over_ipv6 = METHODS_V6.iter().filter(|_| IPV6);
     let trials = METHODS.iter().chain(over_ipv6).flat_map(|method| {

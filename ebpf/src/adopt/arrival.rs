@@ -348,7 +348,7 @@ fn to_inspector(
     outcome(|| {
         note_spliced(skb, segment, service, settings)?;
         let (room, port) = (adopt_room()?, service.other_port);
-        segment.tcp.header.destination = port;
+        segment.tcp.header.to_inspector(port);
         rewrite(skb, segment.ip.l4(), &segment.tcp, None)?;
         segment.flow.local_port = port;
         if matches!(socket(skb, &segment.flow), Socket::None) {

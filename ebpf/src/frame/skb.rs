@@ -44,6 +44,14 @@ impl Skb {
         unsafe { (*self.0).pkt_type == 0 }
     }
 
+    /// Whether the frame has the tag of a VLAN that isn't this interface's. (The tag 0 says a priority and no VLAN, IEEE
+    /// 802.1Q §9.6; a VLAN's own interface sees no tag.)
+    #[inline(always)]
+    pub fn is_tagged(self) -> bool {
+        // SAFETY: as in `len`.
+        unsafe { (*self.0).vlan_present != 0 && (*self.0).vlan_tci & 0x0fff != 0 }
+    }
+
     /// The packet's mark.
     #[inline(always)]
     pub fn mark(self) -> u32 {
