@@ -7,6 +7,7 @@
 //! | `rules` | filter and inspector agree where a million requests go |
 //! | `services` | what a processor remembers of services holds until they change |
 //! | `table` | one row per verdict: frame in, counter that grew, frame out |
+//! | `trace` | what is told of packets while somebody traces |
 //! | `adopting` | an adopting service, and the frames that it has to do with |
 //! | `bench` | a node of its own: a network namespace, the loaded filter, its settings |
 //! | `frame` | frames made, and their checksums verified, by code that the filter does not have |
@@ -21,3 +22,4 @@ mod ring;
 mod rules;
 mod services;
 mod table;
+mod trace;
