@@ -11,4 +11,5 @@ pub mod inspect;
 pub mod kernel;
 pub mod placement;
 pub mod rules;
+pub mod trace;
 pub mod worker;

@@ -4,6 +4,7 @@ mod connection;
 mod ring;
 mod stats;
 mod status;
+mod trace;
 
 pub use connection::{
     ConnectionFilter, ConnectionList, ConnectionView, OptionsView, Role, ScaleView, State,
@@ -14,3 +15,4 @@ pub use status::{
     Attach, HandoverCounts, HandoverMode, InterfaceRole, InterfaceView, LeaseView, MemberState,
     MemberView, Method, MethodView, ReloadReport, ServiceMode, ServiceView, StatusView,
 };
+pub use trace::{SegmentView, TraceBeat, TraceLine, TraceQuery, TraceSegment, TraceStart};

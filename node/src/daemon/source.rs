@@ -12,7 +12,7 @@ use super::{Daemon, listens, locked};
 use crate::admin::{
     AdminSource, Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts,
     InterfaceRole, InterfaceView, LeaseView, MemberView, MethodView, ReloadReport, RingQuery,
-    RingView, ServiceView, StatsView, StatusView,
+    RingView, ServiceView, StatsView, StatusView, TraceFeed, TraceQuery,
 };
 use crate::config::{Config, Mode, Service};
 use crate::current::Current;
@@ -100,6 +100,10 @@ impl AdminSource for Daemon {
             }
             text
         })
+    }
+
+    fn trace(&self, query: &TraceQuery) -> Result<TraceFeed, String> {
+        self.tracer.begin(query)
     }
 }
 
