@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dts_node::admin::{ConnectionFilter, Lookup, Role, State};
+use dts_node::admin::{ConnectionFilter, Lookup, Role, State, TraceQuery};
 use dts_node::config::DEFAULT_PATH;
 use dts_node::kernel::AttachMode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -24,7 +24,7 @@ Exit codes:
   0  done
   1  failed; the reason is on standard error
   2  the command line makes no sense
-  3  no daemon answers (status, ring, connections, stats, reload)";
+  3  no daemon answers (status, ring, connections, stats, reload, trace)";
 
 /// Distributed TCP Splicing: several servers behind one address, without a load balancer
 #[derive(Debug, Parser)]
@@ -75,6 +75,11 @@ pub(crate) enum Command {
     },
     /// Have the daemon read its configuration again. When it is wrong, nothing changes.
     Reload(DaemonArgs),
+    /// Show live what the packet filter does with each segment, as a ladder.
+    ///
+    /// Ends with Ctrl-C. Shown is what this node has part in: which segment, from whom to whom, the verdict and what was
+    /// rewritten. x and y are the initial sequence numbers of the client and of the node that answered it.
+    Trace(TraceArgs),
     /// Make clusters on this machine, in network namespaces.
     Lab(dts_lab::cli::LabArgs),
     /// Show a cluster at work: a lab, some traffic, and what became of it.
@@ -178,6 +183,71 @@ impl ConnectionsArgs {
             role: self.role.map(|RoleArg(role)| role),
             state: self.state.map(|StateArg(state)| state),
             limit: self.limit,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+    /// All nodes of this lab, in one ladder.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["config", "socket"])]
+    pub(crate) lab: Option<String>,
+    /// Only connections from this client: an address, or an address and port.
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    client: Option<ClientArg>,
+    /// Only connections to the service of this name.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Only segments that the node of this name sends or gets.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: Option<String>,
+    /// End after so many segments.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seconds: Option<u64>,
+    /// Show also what is dropped because another node has the connection, and second passes of a packet.
+    #[arg(long)]
+    all: bool,
+}
+
+impl TraceArgs {
+    pub(crate) fn query(&self) -> TraceQuery {
+        TraceQuery {
+            client: self.client.map(|client| client.address),
+            client_port: self.client.and_then(|client| client.port),
+            service: self.service.clone(),
+            all: self.all,
+        }
+    }
+}
+
+/// A client on a command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ClientArg {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+impl FromStr for ClientArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self {
+                address,
+                port: None,
+            });
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(end) if end.port() != 0 => Ok(Self {
+                address: end.ip(),
+                port: Some(end.port()),
+            }),
+            _ => Err("write an address, or an address and port as in 198.18.0.1:4000 or [2001:db8::1]:4000".to_owned()),
         }
     }
 }
@@ -296,6 +366,10 @@ mod tests {
             ),
             ("dts connections --role both", "inspecting, processing"),
             ("dts demo --nodes 17", "17"),
+            ("dts trace --client here", "write an address, or"),
+            ("dts trace --client 198.18.0.1:0", "write an address, or"),
+            ("dts trace --lab a --socket b", "cannot be used with"),
+            ("dts trace --count 0", "0"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");
@@ -316,6 +390,24 @@ mod tests {
             limit: Some(5),
         };
         assert_eq!(args.filter(), expected);
+        for (client, address, port) in [
+            ("198.18.0.1", "198.18.0.1", None),
+            ("198.18.0.1:4000", "198.18.0.1", Some(4000)),
+            ("2001:db8::1", "2001:db8::1", None),
+            ("[2001:db8::1]:4000", "2001:db8::1", Some(4000)),
+        ] {
+            let line = format!("dts trace --service web --all --client {client}");
+            let Ok(Command::Trace(args)) = parse(&line) else {
+                panic!("{:?}", parse(&line))
+            };
+            let expected = TraceQuery {
+                client: Some(address.parse().unwrap()),
+                client_port: port,
+                service: Some("web".to_owned()),
+                all: true,
+            };
+            assert_eq!(args.query(), expected);
+        }
         let Ok(Command::Ring(args)) = parse("dts ring --flow 198.18.0.1:4000") else {
             panic!("no ring")
         };

@@ -37,7 +37,8 @@ pub(crate) fn reload(daemon: &DaemonArgs) -> anyhow::Result<()> {
     show(daemon, &report, render::reload)
 }
 
-fn client(args: &DaemonArgs) -> anyhow::Result<Client> {
+/// A connection to the daemon that is asked.
+pub(crate) fn client(args: &DaemonArgs) -> anyhow::Result<Client> {
     let socket = match &args.socket {
         Some(socket) => socket.clone(),
         None => {

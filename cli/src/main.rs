@@ -9,6 +9,7 @@ mod generate;
 mod node;
 mod render;
 mod secret;
+mod trace;
 
 use std::env;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Connections(args) => ask::connections(&args)?,
         Command::Stats { daemon, all } => ask::stats(&daemon, all)?,
         Command::Reload(daemon) => ask::reload(&daemon)?,
+        Command::Trace(args) => trace::run(&args)?,
         Command::Lab(args) => dts_lab::cli::run(args, this_program()?)?,
         Command::Demo(args) => {
             require_privileges()?;

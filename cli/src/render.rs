@@ -69,7 +69,7 @@ fn duration(milliseconds: u64) -> String {
 }
 
 /// A number with its digits in groups of three, e.g. `12,345`.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.char_indices() {

@@ -19,4 +19,5 @@ pub mod ring;
 pub mod segment;
 pub mod seq;
 pub mod siphash;
+pub mod trace;
 pub mod verdict;

@@ -16,6 +16,7 @@
 //! | `facts` | ring, lease, clocks |
 //! | `sockets` | the kernel's sockets |
 //! | `frame` | reading and rewriting packets |
+//! | `trace` | packets and verdicts told, while somebody asks |
 //! | `maps` | the maps |
 #![no_std]
 #![no_main]
@@ -34,13 +35,17 @@ mod ndp;
 mod release;
 mod sockets;
 mod sweep;
+mod trace;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
     macros::classifier,
     programs::TcContext,
 };
-use dts_core::verdict::{Action, DropReason, Verdict};
+use dts_core::{
+    trace::program,
+    verdict::{Action, DropReason, Verdict},
+};
 
 use crate::{frame::Skb, maps::STATS};
 
@@ -107,36 +112,49 @@ fn outcome(step: impl FnOnce() -> Step) -> Outcome {
 
 /// Counts what a program did. Every run of every program comes here once.
 #[inline(always)]
-fn finish(outcome: Outcome) -> i32 {
+fn finish(skb: Skb, program: u32, outcome: Outcome) -> i32 {
     if let Some(counter) = STATS.get_ptr_mut((outcome.0 >> 32) as u32) {
         // SAFETY: this CPU's counter; a program run is not interrupted by another on the same CPU.
         unsafe { *counter += 1 };
     }
+    trace::end(skb, program, (outcome.0 >> 32) as u32);
     outcome.0 as i32
 }
 
 /// Packets that arrive from the clients' network.
 #[classifier]
 pub fn front_ingress(ctx: TcContext) -> i32 {
-    finish(outcome(|| front::ingress(Skb(ctx.skb.skb))))
+    let skb = Skb(ctx.skb.skb);
+    trace::begin(skb, program::FRONT_INGRESS);
+    let outcome = outcome(|| front::ingress(skb));
+    finish(skb, program::FRONT_INGRESS, outcome)
 }
 
 /// Packets that leave for the clients' network.
 #[classifier]
 pub fn front_egress(ctx: TcContext) -> i32 {
-    finish(outcome(|| front::egress(Skb(ctx.skb.skb))))
+    let skb = Skb(ctx.skb.skb);
+    trace::begin(skb, program::FRONT_EGRESS);
+    let outcome = outcome(|| front::egress(skb));
+    finish(skb, program::FRONT_EGRESS, outcome)
 }
 
 /// Packets that arrive from the other nodes.
 #[classifier]
 pub fn back_ingress(ctx: TcContext) -> i32 {
-    finish(outcome(|| back::ingress(Skb(ctx.skb.skb))))
+    let skb = Skb(ctx.skb.skb);
+    trace::begin(skb, program::BACK_INGRESS);
+    let outcome = outcome(|| back::ingress(skb));
+    finish(skb, program::BACK_INGRESS, outcome)
 }
 
 /// Packets that leave for the other nodes.
 #[classifier]
 pub fn back_egress(ctx: TcContext) -> i32 {
-    finish(outcome(|| back::egress(Skb(ctx.skb.skb))))
+    let skb = Skb(ctx.skb.skb);
+    trace::begin(skb, program::BACK_EGRESS);
+    let outcome = outcome(|| back::egress(skb));
+    finish(skb, program::BACK_EGRESS, outcome)
 }
 
 /// Run by the daemon, never attached: checks the records in the packet against the socket table.

@@ -22,6 +22,7 @@ use dts_core::{
     response::ResponseHead,
     ring::{MAX_POINTS, RingPoint},
     segment::OptionScan,
+    trace::{Ends, HEADERS, TraceRecord, TraceSettings, program},
     verdict::COUNTERS,
 };
 
@@ -170,6 +171,51 @@ pub static ADOPT_ROOM: PerCpuArray<AdoptRoom> = PerCpuArray::with_max_entries(1,
 /// Room for a record of `REQUESTS`.
 #[map]
 pub static INQUIRY_ROOM: PerCpuArray<InquiryRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// What is to be traced; nothing, mostly.
+#[map]
+pub static TRACE: Array<TraceSettings> = Array::with_max_entries(1, 0);
+
+/// What was traced: [`TraceRecord`]s.
+#[map]
+pub static TRACES: RingBuf = RingBuf::with_byte_size(TRACES_LEN, 0);
+
+/// The length of `TRACES` in bytes.
+pub const TRACES_LEN: u32 = 1 << 20;
+
+/// How many records found no room in `TRACES`.
+#[map]
+pub static TRACES_MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for a record of `TRACES`.
+#[map]
+pub static TRACE_ROOM: PerCpuArray<TraceRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// A packet as it came, for when it has met its verdict, and the record of it.
+#[repr(C)]
+pub struct TraceRoom {
+    /// For each program, as one can run in the middle of another: see `trace`.
+    pub came: [Came; program::COUNT as usize],
+    /// Not 0: the run that has begun last changes nothing.
+    pub unchanged: u32,
+    /// Addresses and ports before, and after.
+    pub ends: [Ends; 2],
+    /// The record.
+    pub record: TraceRecord,
+}
+
+/// A packet as it came.
+#[repr(C)]
+pub struct Came {
+    /// Not 0 from a run's beginning to its end.
+    pub valid: u32,
+    /// The frame's length.
+    pub len: u32,
+    /// The packet's mark.
+    pub mark: u32,
+    /// The first bytes.
+    pub headers: [u8; HEADERS],
+}
 
 /// A request that the filter decides about.
 #[repr(C)]

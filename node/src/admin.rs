@@ -1,7 +1,7 @@
 //! What a daemon tells about itself, and how it is asked.
 //!
 //! A daemon listens on a Unix socket, [`Config::socket_path`](crate::config::Config::socket_path).
-//! A connection carries one request and one answer, each a line of JSON:
+//! A connection carries one request and one answer, each a line of JSON; after that of `trace`, more lines:
 //!
 //! ```text
 //! -> "status"                                        <- {"ok":{"version":"0.1.0", ...}}
@@ -25,15 +25,15 @@ mod server;
 mod view;
 
 pub use claim::{Claim, ClaimError};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, TraceReader};
 pub use protocol::Request;
-pub use server::{AdminSource, serve};
+pub use server::{AdminSource, TraceFeed, serve};
 pub use view::{
     Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts, HandoverMode,
     InterfaceRole, InterfaceView, LeaseView, Lookup, MemberState, MemberView, Method, MethodView,
     OptionsView, OwnerView, PointView, ReloadReport, RingHashName, RingMemberView, RingQuery,
-    RingView, Role, ScaleView, ServiceMode, ServiceView, State, StatsView, StatusView,
-    UndecidedView,
+    RingView, Role, ScaleView, SegmentView, ServiceMode, ServiceView, State, StatsView, StatusView,
+    TraceBeat, TraceLine, TraceQuery, TraceSegment, TraceStart, UndecidedView,
 };
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::kernel::filter::pin_path;
 use crate::kernel::host::{Applied, Host, HostError, Solicited, prepare_bpf, require_privileges};
 use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
+use crate::trace::Tracer;
 use crate::worker::{self, Heartbeats, WorkerError};
 
 mod apply;
@@ -123,6 +124,7 @@ pub struct Daemon {
     reloading: Mutex<()>,
     methods: Mutex<Methods>,
     adoptions: Arc<AdoptionCounters>,
+    tracer: Arc<Tracer>,
     secret: Secret,
 }
 
@@ -277,16 +279,18 @@ impl Daemon {
             node.self_address,
             current.config.cluster.handover_port,
         );
+        let current = watch::Sender::new(Arc::new(current));
         Ok(Self {
             config_path,
             hash,
             inspectors: options.inspectors,
+            tracer: Tracer::new(Arc::clone(&filter), current.subscribe()),
             filter,
             attachment,
             applied: Mutex::new(applied),
             solicited: Mutex::new(solicited),
             handovers: Arc::new(handovers),
-            current: watch::Sender::new(Arc::new(current)),
+            current,
             warnings: Mutex::new(warnings),
             started: Instant::now(),
             runtime: tokio::runtime::Handle::current(),

@@ -11,5 +11,6 @@ pub mod inspect;
 pub mod kernel;
 pub mod placement;
 pub mod rules;
+pub mod trace;
 pub mod waiting;
 pub mod worker;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use dts_node::admin::{
     AdminSource, Attach, Claim, ConnectionFilter, ConnectionList, HandoverCounts, LeaseView,
-    OwnerView, ReloadReport, RingHashName, RingQuery, RingView, StatsView, StatusView, serve,
+    OwnerView, ReloadReport, RingHashName, RingQuery, RingView, StatsView, StatusView, TraceBeat,
+    TraceFeed, TraceLine, TraceQuery, TraceStart, serve,
 };
 use serde_json::{Value, json};
 
@@ -69,6 +70,54 @@ impl AdminSource for Sample {
     fn reload(&self) -> Result<ReloadReport, String> {
         Err("dts.toml:3:1: error: no such key".to_owned())
     }
+
+    /// One segment, which comes after a million have been missed, and then no more than signs of life.
+    fn trace(&self, query: &TraceQuery) -> Result<TraceFeed, String> {
+        if let Some(service) = &query.service {
+            return Err(format!("there is no service {service:?}"));
+        }
+        let (sender, lines) = tokio::sync::mpsc::channel(10);
+        let segment = serde_json::from_value(json!({"segment": segment()})).unwrap();
+        std::thread::spawn(move || {
+            let beat = |until_ns| {
+                TraceLine::Beat(TraceBeat {
+                    until_ns,
+                    missed: 1_000_000,
+                })
+            };
+            let told = [beat(0), segment]
+                .into_iter()
+                .chain(std::iter::repeat_with(|| beat(u64::MAX)));
+            for line in told {
+                if sender.blocking_send(line).is_err() {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        });
+        let start = TraceStart {
+            node: "n1".to_owned(),
+            members: ["n1", "n2"].map(str::to_owned).to_vec(),
+        };
+        Ok(TraceFeed { start, lines })
+    }
+}
+
+/// A SYN that n1 drops.
+fn segment() -> Value {
+    json!({
+        "time_us": 1, "monotonic_ns": 1, "node": "n1", "program": "front_ingress",
+        "verdict": "lease_expired", "dropped": true, "service": "web",
+        "client": "[2001:db8::1]:4000", "vip": "[2001:db8::100]:80", "from": "client", "to": "n1",
+        "peer": null, "client_isn": null, "server_isn": null,
+        "before": {
+            "source": "[2001:db8::1]:4000", "destination": "[2001:db8::100]:80", "flags": "S",
+            "seq": 7, "ack": 0, "window": 1, "urgent": 0, "len": 0, "request_end": false,
+            "mss": 1440, "scale": 7, "sack_permitted": true, "sack": [], "timestamps": [1, 0],
+            "dts_option": false, "ip_option": null,
+        },
+        "after": null,
+    })
 }
 
 /// A node's directory with its configuration and, behind its socket, [`Sample`].
@@ -171,6 +220,50 @@ fn answers_are_given_as_json() {
 }
 
 #[test]
+fn a_trace_is_a_ladder_or_lines_of_json() {
+    let node = Node::start();
+    let text = node.dts(&["trace", "--count", "1"]);
+    assert_eq!(text.code, 0);
+    let lines: Vec<&str> = text.stdout.lines().collect();
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>(),
+        ["ms", "client", "n1", "n2"]
+    );
+    assert!(
+        lines[1].contains("... 1,000,000 segments not shown"),
+        "{}",
+        text.stdout
+    );
+    assert!(
+        lines[2].starts_with("     0.000  │──SYN x───────────────╳│")
+            && lines[2]
+                .ends_with("[2001:db8::1]:4000     lease_expired: the daemon is away or hangs"),
+        "{}",
+        text.stdout
+    );
+    assert_eq!(lines.len(), 3);
+    assert!(!text.stdout.contains('\x1b'));
+    let said: Vec<&str> = text.stderr.lines().collect();
+    assert_eq!(said[0], "Tracing n1; Ctrl-C ends it");
+    assert!(
+        said[1].starts_with("1 segments of 1 connections in "),
+        "{}",
+        text.stderr
+    );
+    assert!(
+        said[1].ends_with(" s; 1,000,000 were not shown"),
+        "{}",
+        text.stderr
+    );
+
+    let told = node.dts(&["trace", "--json", "--seconds", "1"]).stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told, segment());
+    let other = node.dts(&["trace", "--json", "--seconds", "1", "--node", "n2"]);
+    assert_eq!((other.code, other.stdout.as_str()), (0, ""));
+}
+
+#[test]
 fn a_socket_can_be_named_instead_of_a_configuration() {
     let node = Node::start();
     let socket = node.socket();
@@ -184,6 +277,9 @@ fn a_refusal_is_shown() {
     assert_eq!(reload.code, 1);
     let expected = "error: the daemon says: dts.toml:3:1: error: no such key\n";
     assert_eq!(reload.stderr, expected);
+    let trace = node.dts(&["trace", "--service", "x"]);
+    let expected = "error: the daemon says: there is no service \"x\"\n";
+    assert_eq!((trace.code, trace.stderr.as_str()), (1, expected));
     let connections = node.dts(&["connections", "--state", "direct", "--limit", "5"]);
     assert!(
         connections
@@ -197,7 +293,7 @@ fn a_refusal_is_shown() {
 #[test]
 fn without_a_daemon_the_exit_code_is_3() {
     let node = Node::without_daemon();
-    for command in ["status", "ring", "connections", "stats", "reload"] {
+    for command in ["status", "ring", "connections", "stats", "reload", "trace"] {
         let ran = node.dts(&[command]);
         assert_eq!((ran.code, ran.stdout.as_str()), (3, ""), "{command}");
         let expected = format!(
@@ -212,14 +308,16 @@ fn without_a_daemon_the_exit_code_is_3() {
 fn who_may_not_ask_is_told() {
     let node = Node::start();
     let socket = node.socket();
-    let ran = dts_as_nobody(&["status", "--socket", text(&socket)]);
-    assert_eq!(ran.code, 1);
-    assert!(
-        ran.stderr
-            .contains("this user may not talk to the daemon: run as root"),
-        "{}",
-        ran.stderr
-    );
+    for command in ["status", "trace"] {
+        let ran = dts_as_nobody(&[command, "--socket", text(&socket)]);
+        assert_eq!(ran.code, 1);
+        assert!(
+            ran.stderr
+                .contains("this user may not talk to the daemon: run as root"),
+            "{}",
+            ran.stderr
+        );
+    }
     // The directory is open: it is the socket that is not.
     let mode = fs::metadata(node.directory.path())
         .unwrap()

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::protocol::{ANSWER_TIME, Answer, CLIENT_TIME, MAX_ANSWER, Request};
+use super::protocol::{ANSWER_TIME, Answer, CLIENT_TIME, MAX_ANSWER, MAX_TRACE_LINE, Request};
 use super::view::{
     ConnectionFilter, ConnectionList, ReloadReport, RingQuery, RingView, StatsView, StatusView,
+    TraceLine, TraceQuery, TraceStart,
 };
 
 /// A connection to a daemon, good for one request. Its functions block.
@@ -114,41 +115,86 @@ impl Client {
         self.ask(&Request::Reload)
     }
 
+    /// Has the daemon tell what its filter does with each segment, from now on.
+    pub fn trace(self, query: TraceQuery) -> Result<(TraceStart, TraceReader), ClientError> {
+        let (start, reader) = self.begin(&Request::Trace(query))?;
+        Ok((start, reader))
+    }
+
     fn ask<T: DeserializeOwned>(self, request: &Request) -> Result<T, ClientError> {
-        let Self { socket, stream } = self;
-        let line = match exchange(stream, request) {
-            Ok(line) => line,
-            Err(source) => return Err(ClientError::Broken { socket, source }),
-        };
-        let garbled = |why| ClientError::Garbled { socket, why };
-        if line.len() > MAX_ANSWER {
-            return Err(garbled(format!("longer than {MAX_ANSWER} bytes")));
+        self.begin(request).map(|(answer, _)| answer)
+    }
+
+    /// Asks, and reads the answer's first line.
+    fn begin<T: DeserializeOwned>(
+        self,
+        request: &Request,
+    ) -> Result<(T, TraceReader), ClientError> {
+        let Self { socket, mut stream } = self;
+        let mut line = serde_json::to_vec(request).map_err(|error| ClientError::Broken {
+            socket: socket.clone(),
+            source: error.into(),
+        })?;
+        line.push(b'\n');
+        if let Err(source) = stream.write_all(&line) {
+            return Err(ClientError::Broken { socket, source });
         }
+        let lines = BufReader::new(stream);
+        let mut reader = TraceReader { socket, lines };
+        let line = reader.line(MAX_ANSWER)?;
         match serde_json::from_slice(&line) {
-            Ok(Answer::Ok(view)) => Ok(view),
+            Ok(Answer::Ok(view)) => Ok((view, reader)),
             Ok(Answer::Error(why)) => Err(ClientError::Refused(why)),
-            Err(error) => Err(garbled(error.to_string())),
+            Err(error) => Err(reader.garbled(error.to_string())),
         }
     }
 }
 
-fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = Vec::new();
-    BufReader::new(stream.take(MAX_ANSWER as u64 + 1))
-        .read_until(b'\n', &mut answer)
-        .map_err(|error| match error.kind() {
-            // What a read time-out is called on a blocking socket.
-            io::ErrorKind::WouldBlock => io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("nothing came within {ANSWER_TIME:?}"),
-            ),
-            _ => error,
-        })?;
-    if answer.is_empty() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// The lines of a trace. Its function blocks.
+#[derive(Debug)]
+pub struct TraceReader {
+    socket: PathBuf,
+    lines: BufReader<UnixStream>,
+}
+
+impl TraceReader {
+    /// The next line. One comes several times a second.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon has gone, is silent, or says what makes no sense.
+    pub fn next_line(&mut self) -> Result<TraceLine, ClientError> {
+        let line = self.line(MAX_TRACE_LINE)?;
+        serde_json::from_slice(&line).map_err(|error| self.garbled(error.to_string()))
     }
-    Ok(answer)
+
+    fn line(&mut self, longest: usize) -> Result<Vec<u8>, ClientError> {
+        let mut line = Vec::new();
+        let read = (&mut self.lines)
+            .take(longest as u64 + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| match error.kind() {
+                // What a read time-out is called on a blocking socket.
+                io::ErrorKind::WouldBlock => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("nothing came within {ANSWER_TIME:?}"),
+                ),
+                _ => error,
+            });
+        let ended = || Err(io::ErrorKind::UnexpectedEof.into());
+        let read = read.and_then(|count| if count == 0 { ended() } else { Ok(count) });
+        if let Err(source) = read {
+            let socket = self.socket.clone();
+            return Err(ClientError::Broken { socket, source });
+        }
+        if line.len() > longest {
+            return Err(self.garbled(format!("longer than {longest} bytes")));
+        }
+        Ok(line)
+    }
+
+    fn garbled(&self, why: String) -> ClientError {
+        let socket = self.socket.clone();
+        ClientError::Garbled { socket, why }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::view::{ConnectionFilter, RingQuery};
+use super::view::{ConnectionFilter, RingQuery, TraceQuery};
 
 /// The longest request in bytes, its line end included.
 pub(super) const MAX_REQUEST: usize = 16 * 1024;
@@ -14,6 +14,12 @@ pub(super) const MAX_ANSWER: usize = 128 << 20;
 
 /// How long a client may take to send its request, and again to read its answer.
 pub(super) const CLIENT_TIME: Duration = Duration::from_secs(5);
+
+/// The longest line of a trace in bytes.
+pub(super) const MAX_TRACE_LINE: usize = 16 * 1024;
+
+/// How long a client may leave a trace unread.
+pub(super) const TRACE_TIME: Duration = Duration::from_secs(60);
 
 /// How long a daemon may take to answer.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -32,6 +38,9 @@ pub enum Request {
     Stats,
     /// Read the configuration again and do as it says. ([`ReloadReport`](super::ReloadReport))
     Reload,
+    /// What does the filter do with each segment, from now on? ([`TraceStart`](super::TraceStart), then
+    /// [`TraceLine`](super::TraceLine)s)
+    Trace(TraceQuery),
 }
 
 /// An answer, or why there is none.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::protocol::{Answer, CLIENT_TIME, MAX_REQUEST, Request};
+use super::protocol::{Answer, CLIENT_TIME, MAX_REQUEST, Request, TRACE_TIME};
 use super::view::{
     ConnectionFilter, ConnectionList, ReloadReport, RingQuery, RingView, StatsView, StatusView,
+    TraceLine, TraceQuery, TraceStart,
 };
 
 /// Clients that are served at the same time; others wait.
@@ -36,6 +37,17 @@ pub trait AdminSource: Send + Sync {
     fn stats(&self) -> Result<StatsView, String>;
     /// Reads the configuration again. When it is wrong, nothing changes.
     fn reload(&self) -> Result<ReloadReport, String>;
+    /// Begins a trace, which ends when the feed's lines are dropped.
+    fn trace(&self, query: &TraceQuery) -> Result<TraceFeed, String>;
+}
+
+/// A trace.
+#[derive(Debug)]
+pub struct TraceFeed {
+    /// The answer to the request.
+    pub start: TraceStart,
+    /// What follows.
+    pub lines: mpsc::Receiver<TraceLine>,
 }
 
 /// Answers requests until it is dropped; then the clients of the moment are dropped, too.
@@ -69,6 +81,10 @@ pub async fn serve(listener: UnixListener, source: Arc<dyn AdminSource>) {
 /// Serves one client: a request, an answer.
 async fn converse(mut stream: UnixStream, source: Arc<dyn AdminSource>) -> io::Result<()> {
     let answer = match timeout(CLIENT_TIME, read_request(&mut stream)).await {
+        Ok(Ok(Some(Request::Trace(query)))) => match begin_trace(query, source).await {
+            Ok(feed) => return tell(stream, feed).await,
+            Err(why) => refusal(why),
+        },
         Ok(Ok(Some(request))) => answer(request, source).await,
         // A probe: it wanted to know whether somebody listens.
         Ok(Ok(None)) => return Ok(()),
@@ -109,6 +125,29 @@ async fn read_request(stream: &mut UnixStream) -> Result<Option<Request>, ReadEr
         .map_err(|error| ReadError::Refused(format!("cannot understand the request: {error}")))
 }
 
+const FAILED: &str = "the daemon failed to answer; its log says more";
+
+async fn begin_trace(query: TraceQuery, source: Arc<dyn AdminSource>) -> Result<TraceFeed, String> {
+    let beginning = tokio::task::spawn_blocking(move || source.trace(&query));
+    beginning.await.unwrap_or_else(|_| Err(FAILED.to_owned()))
+}
+
+/// Sends the lines of a trace until one of the sides has had enough.
+async fn tell(mut stream: UnixStream, feed: TraceFeed) -> io::Result<()> {
+    let TraceFeed { start, mut lines } = feed;
+    timeout(CLIENT_TIME, stream.write_all(&line(Ok(start)))).await??;
+    let mut batch = Vec::new();
+    while lines.recv_many(&mut batch, 256).await > 0 {
+        let mut bytes = Vec::new();
+        for line in batch.drain(..) {
+            serde_json::to_writer(&mut bytes, &line)?;
+            bytes.push(b'\n');
+        }
+        timeout(TRACE_TIME, stream.write_all(&bytes)).await??;
+    }
+    Ok(())
+}
+
 /// Has the source answer. The line, ready to be sent.
 async fn answer(request: Request, source: Arc<dyn AdminSource>) -> Vec<u8> {
     // The source reads maps and files, and an answer may be megabytes.
@@ -118,10 +157,11 @@ async fn answer(request: Request, source: Arc<dyn AdminSource>) -> Vec<u8> {
         Request::Connections(filter) => line(source.connections(&filter)),
         Request::Stats => line(source.stats()),
         Request::Reload => line(source.reload()),
+        Request::Trace(_) => refusal("a trace is no single answer".to_owned()),
     });
     answering
         .await
-        .unwrap_or_else(|_| refusal("the daemon failed to answer; its log says more".to_owned()))
+        .unwrap_or_else(|_| refusal(FAILED.to_owned()))
 }
 
 fn refusal(why: String) -> Vec<u8> {

@@ -40,6 +40,26 @@ impl AdminSource for Sample {
         std::thread::sleep(Duration::from_millis(300));
         Ok(ReloadReport::default())
     }
+
+    /// Three lines, the second when the first was taken, then the end.
+    fn trace(&self, query: &TraceQuery) -> Result<TraceFeed, String> {
+        if let Some(service) = &query.service {
+            return Err(format!("no service {service}"));
+        }
+        let (sender, lines) = tokio::sync::mpsc::channel(1);
+        std::thread::spawn(move || {
+            for missed in 0..3 {
+                let until_ns = 7;
+                let beat = TraceBeat { until_ns, missed };
+                let _ = sender.blocking_send(TraceLine::Beat(beat));
+            }
+        });
+        let start = TraceStart {
+            node: "n1".to_owned(),
+            members: Vec::new(),
+        };
+        Ok(TraceFeed { start, lines })
+    }
 }
 
 /// A socket with [`Sample`] behind it.
@@ -99,6 +119,29 @@ fn questions_get_their_answers() {
     };
     assert_eq!(daemon.client().connections(filter).unwrap().total, 3);
     assert_eq!(daemon.client().reload().unwrap(), ReloadReport::default());
+}
+
+#[test]
+fn a_trace_is_an_answer_and_lines() {
+    let daemon = Daemon::start();
+    let (start, mut lines) = daemon.client().trace(TraceQuery::default()).unwrap();
+    assert_eq!(start.node, "n1");
+    for missed in 0..3 {
+        let beat = TraceBeat {
+            until_ns: 7,
+            missed,
+        };
+        assert_eq!(lines.next_line().unwrap(), TraceLine::Beat(beat));
+    }
+    let ended = lines.next_line().unwrap_err();
+    assert!(matches!(ended, ClientError::Broken { .. }), "{ended}");
+
+    let query = TraceQuery {
+        service: Some("x".to_owned()),
+        ..TraceQuery::default()
+    };
+    let refused = daemon.client().trace(query).unwrap_err();
+    assert_eq!(refused.to_string(), "the daemon says: no service x");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod connection;
 mod ring;
 mod stats;
 mod status;
+mod trace;
 
 pub use connection::{
     ConnectionFilter, ConnectionList, ConnectionView, OptionsView, Role, ScaleView, State,
@@ -15,3 +16,4 @@ pub use status::{
     MemberView, Method, MethodView, ReloadReport, ServiceMode, ServiceView, StatusView,
     UndecidedView,
 };
+pub use trace::{SegmentView, TraceBeat, TraceLine, TraceQuery, TraceSegment, TraceStart};

@@ -13,7 +13,7 @@ use super::{Daemon, locked};
 use crate::admin::{
     AdminSource, Attach, ConnectionFilter, ConnectionList, ConnectionView, HandoverCounts,
     InterfaceRole, InterfaceView, LeaseView, MemberView, MethodView, ReloadReport, RingQuery,
-    RingView, ServiceView, StatsView, StatusView, UndecidedView,
+    RingView, ServiceView, StatsView, StatusView, TraceFeed, TraceQuery, UndecidedView,
 };
 use crate::config::{Config, Mode, Service};
 use crate::current::{Current, InspectedService};
@@ -105,6 +105,10 @@ impl AdminSource for Daemon {
             }
             text
         })
+    }
+
+    fn trace(&self, query: &TraceQuery) -> Result<TraceFeed, String> {
+        self.tracer.begin(query)
     }
 }
 

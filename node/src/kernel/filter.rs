@@ -28,10 +28,12 @@ use super::handovers::Handovers;
 use super::shared::{Raw, bytes_of, read_plain};
 use super::{batch, btf, kfunc};
 use adopt::AdoptMaps;
+use trace::TraceMaps;
 
 pub mod adopt;
 mod settings;
 mod test_run;
+mod trace;
 
 pub use test_run::Ran;
 
@@ -179,6 +181,7 @@ pub struct Filter {
     handovers: Handovers,
     adopt: AdoptMaps,
     can_adopt: bool,
+    trace: TraceMaps,
     stats: PerCpuArray<MapData, u64>,
 }
 
@@ -282,9 +285,8 @@ impl Filter {
             handovers,
             adopt: AdoptMaps::take(&mut ebpf)?,
             can_adopt: adopt.is_some(),
-            stats: take::<PerCpuArray<MapData, u64>>(&mut ebpf, "STATS")?
-                .into_inner()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
+            trace: TraceMaps::take(&mut ebpf)?,
+            stats: unlocked(take(&mut ebpf, "STATS")?),
             ebpf: Mutex::new(ebpf),
         })
     }
@@ -487,6 +489,12 @@ where
         .take_map(name)
         .ok_or(FilterError::Object { what: name })?;
     M::try_from(map).map(Mutex::new).map_err(map_error(name))
+}
+
+fn unlocked<M>(mutex: Mutex<M>) -> M {
+    mutex
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {

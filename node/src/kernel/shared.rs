@@ -10,6 +10,7 @@ use dts_core::entry::{
     ServiceKey, SweepRecord,
 };
 use dts_core::ring::RingPoint;
+use dts_core::trace::{TraceRecord, TraceSettings};
 
 /// A type whose every bit pattern of the right size is a value, and that has no padding.
 ///
@@ -30,7 +31,7 @@ unsafe impl<T: Plain> aya::Pod for Raw<T> {}
 macro_rules! plain {
     ($($type:ty),*) => {
         $(
-            // SAFETY: `repr(C)`, integers and byte arrays only; `dts_core::entry` asserts the sizes,
+            // SAFETY: `repr(C)`, integers and byte arrays only; `dts_core` asserts the sizes,
             // which are the sums of the fields' sizes.
             unsafe impl Plain for $type {}
         )*
@@ -58,7 +59,9 @@ plain!(
     ServiceAddr,
     ServiceEntry,
     ServiceKey,
-    SweepRecord
+    SweepRecord,
+    TraceRecord,
+    TraceSettings
 );
 
 /// The bytes of a plain value.

@@ -7,6 +7,7 @@
 //! | `rules` | filter and inspector agree where a million requests go |
 //! | `services` | what a processor remembers of services holds until they change |
 //! | `table` | one row per verdict: frame in, counter that grew, frame out |
+//! | `trace` | what is told of packets while somebody traces |
 //! | `adopting` | an adopting service, and the frames that it has to do with |
 //! | `bench` | a node of its own: a network namespace, the loaded filter, its settings |
 //! | `world` | address families: of clients, of nodes |
@@ -22,4 +23,5 @@ mod ring;
 mod rules;
 mod services;
 mod table;
+mod trace;
 mod world;

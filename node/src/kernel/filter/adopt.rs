@@ -11,7 +11,9 @@ use dts_core::entry::{ConnKey, NodeSettings, SweepRecord, sweep};
 use dts_core::ring::{MAX_POINTS, RingHashSpec, RingPoint};
 use dts_core::seq::Seq;
 
-use super::{Ebpf, Filter, FilterError, Hash, Mutex, lock, map_error, settings::replace, take};
+use super::{
+    Ebpf, Filter, FilterError, Hash, Mutex, lock, map_error, settings::replace, take, unlocked,
+};
 use crate::kernel::shared::{Raw, read_plain};
 
 /// Reads a record of the filter's: what it says of the segment, and the segment's data. `None` when it is cut.
@@ -40,7 +42,6 @@ pub(super) struct AdoptMaps {
 
 impl AdoptMaps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, FilterError> {
-        let requests: Mutex<RingBuf<MapData>> = take(ebpf, "REQUESTS")?;
         Ok(Self {
             adoptions: take(ebpf, "ADOPTIONS")?,
             spliced: take(ebpf, "SPLICED")?,
@@ -53,11 +54,7 @@ impl AdoptMaps {
             ring: take(ebpf, "REQUEST_RING")?,
             points: take(ebpf, "REQUEST_POINTS")?,
             nodes: take(ebpf, "REQUEST_NODES")?,
-            requests: Mutex::new(Some(
-                requests
-                    .into_inner()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            )),
+            requests: Mutex::new(Some(unlocked(take(ebpf, "REQUESTS")?))),
         })
     }
 }
@@ -220,6 +217,17 @@ impl Filter {
         let wanted: Vec<_> = targets.iter().map(|(a, t)| (Raw(*a), Raw(*t))).collect();
         let mut map = lock(&self.adopt.targets);
         replace("TARGETS", &mut map, &wanted, |a, b| a.0 == b.0)
+    }
+
+    /// The members that connections can be given to.
+    ///
+    /// # Errors
+    ///
+    /// When the map can't be read.
+    pub fn targets(&self) -> Result<Vec<(Addr, Target)>, FilterError> {
+        let map = lock(&self.adopt.targets);
+        let all = map.iter().map(|pair| pair.map(|(a, t)| (a.0, t.0)));
+        all.collect::<Result<_, _>>().map_err(map_error("TARGETS"))
     }
 
     /// The rules that the maps hold at present.
