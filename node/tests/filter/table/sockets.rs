@@ -2,7 +2,7 @@
 //! addresses of the bench's namespace. No program is attached there; connections are made without them.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,16 @@ pub(super) fn check(bench: &Bench) -> Vec<Verdict> {
     for name in [CLIENT, VIP] {
         let address = IpAddr::from(addr(name));
         ip(&format!("addr add {address}/{whole} dev lo"));
+    }
+    // The kernel makes an IPv6 address usable, and its route, in a work of its own.
+    let end = Instant::now() + Duration::from_secs(10);
+    let usable = || {
+        let probe = UdpSocket::bind((IpAddr::from(addr(CLIENT)), 0))?;
+        probe.connect((IpAddr::from(addr(VIP)), 9))
+    };
+    while let Err(error) = usable() {
+        assert!(Instant::now() < end, "the new addresses: {error}");
+        thread::sleep(Duration::from_millis(5));
     }
     let mut met = alive(bench, MAIL, |_| {});
     met.extend(alive(bench, WEB, |bench| {
