@@ -163,14 +163,12 @@ fn a_thousand_slow_senders(method: &'static Method) {
         "{most_undecided} slow senders at the most"
     );
     let counted = undecided(&cluster, "web");
-    assert!(counted.too_slow > 500, "{counted:?}");
+    assert!(counted.too_slow > 100, "{counted:?}");
     assert_eq!((counted.too_many, counted.unreadable), (0, 0));
     for (node, before) in cluster.nodes().zip(before) {
         let after = resident(&cluster, node);
-        assert!(
-            after < before + 32_000,
-            "n{node}: {before} kB, then {after} kB"
-        );
+        println!("n{node}: {before} kB, then {after} kB");
+        assert!(after < before + 16_000, "{before} kB, then {after} kB");
     }
     cluster.wait_until_clean(TRACES);
 }

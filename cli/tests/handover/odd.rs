@@ -18,6 +18,7 @@ use crate::uploads::body;
 crate::cases![
     out_of_order,
     repeated_and_overlapping,
+    overlapping_with_other_bytes,
     a_window_of_zero,
     a_server_that_does_not_read,
     urgent_data,
@@ -193,6 +194,30 @@ fn repeated_and_overlapping(method: &'static Method) {
             );
             client.close();
             odd.assert_server_read(target, &[&request]);
+        }
+    }
+    odd.over();
+}
+
+/// What overlaps may say something else: what was first counts, to the rules and to the server.
+fn overlapping_with_other_bytes(method: &'static Method) {
+    let odd = Odd::up(method);
+    let (said, said_later) = (request(2, 3000), request(1, 3000));
+    for inspecting in odd.cluster.nodes() {
+        for pause in [0, 250] {
+            let mut client = odd.client(inspecting);
+            client.open(&Ways::default());
+            client.send(client.segment_at(0), &said[..10]);
+            thread::sleep(Duration::from_millis(pause));
+            client.send(client.segment_at(0), &said_later);
+            client.note_sent(&said);
+            assert_eq!(client.read_response(), body(3000));
+            client.send(
+                client.segment_at((said.len() as u32).wrapping_neg()),
+                &said_later,
+            );
+            client.close();
+            odd.assert_server_read(2, &[&said]);
         }
     }
     odd.over();
