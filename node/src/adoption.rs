@@ -28,7 +28,7 @@ use dts_core::seq::Seq;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -39,6 +39,7 @@ use crate::kernel::Filter;
 use crate::kernel::filter::adopt::read_inquiry;
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{Packets, watch_fd};
+use crate::processes::{Consultation, Subject, Wake};
 
 use frames::Maker;
 use pending::{Pending, Progress};
@@ -142,8 +143,10 @@ impl Adoptions {
     /// When a socket or the thread can't be made.
     pub fn start(self) -> Result<(), AdoptionError> {
         let requests = self.filter.take_requests().ok_or(AdoptionError::Taken)?;
+        let (answering, answers) = unbounded_channel();
         let work = Work {
             node: self,
+            answering,
             undecided: HashMap::new(),
             held: 0,
             silent: HashMap::new(),
@@ -156,7 +159,7 @@ impl Adoptions {
             .map_err(AdoptionError::Thread)?;
         thread::Builder::new()
             .name("adoptions".to_owned())
-            .spawn(move || runtime.block_on(work.go_on(requests)))
+            .spawn(move || runtime.block_on(work.go_on(requests, answers)))
             .map_err(AdoptionError::Thread)?;
         Ok(())
     }
@@ -170,6 +173,8 @@ struct Undecided {
     client_isn: Seq,
     server_isn: Seq,
     terms: u32,
+    /// What a process is asked about it, where the service has such.
+    consultation: Consultation,
     /// How many nodes have not said yet whether they know it.
     asking: usize,
     /// When its request is taken to be one that comes slowly.
@@ -177,8 +182,58 @@ struct Undecided {
     deadline: Instant,
 }
 
+impl Undecided {
+    /// Asks who decides about the service's connections: its inspector at once, a process that answers later, to
+    /// `answering`. `late`: the connection was undecided for as long as it may be.
+    fn ask(&mut self, flow: &FlowKey, late: bool, answering: &UnboundedSender<Answer>) -> Decision {
+        let service = &self.service;
+        let (bytes, ended) = (self.pending.bytes(), self.pending.is_ended());
+        let info = ConnectionInfo {
+            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
+            local: SocketAddr::new(flow.local.into(), flow.local_port),
+        };
+        let full = bytes.len() >= service.service.undecided_bytes;
+        let last = full || ended;
+        let (decision, no_more) = match &service.processes {
+            None => (service.inspector.inspect(&info, bytes), last),
+            // A process says later what it makes of the last bytes.
+            Some(processes) => {
+                let subject = Subject {
+                    flow,
+                    info: &info,
+                    bytes,
+                    last,
+                };
+                let wake = || {
+                    let (answering, flow) = (answering.clone(), *flow);
+                    Wake::by(move || {
+                        // Nobody listens when the daemon ends.
+                        let _ = answering.send(Answer::Decided(flow));
+                    })
+                };
+                let asked = &mut self.consultation;
+                let decision = asked.decide(processes, &service.rules, &subject, wake);
+                (decision, false)
+            }
+        };
+        if decision != Decision::NeedMore || !(no_more || late) {
+            return decision;
+        }
+        self.consultation.overdue();
+        service.counters.overdue.fetch_add(1, Ordering::Relaxed);
+        let reason = if full {
+            Reason::TooLong
+        } else {
+            Reason::TooSlow
+        };
+        service.rules.overdue(reason)
+    }
+}
+
 struct Work {
     node: Adoptions,
+    /// Where answers come in.
+    answering: UnboundedSender<Answer>,
     undecided: HashMap<FlowKey, Undecided>,
     /// Bytes of all of them.
     held: usize,
@@ -189,16 +244,22 @@ struct Work {
     quiet: HashMap<Addr, Instant>,
 }
 
-/// What another node says.
+/// What another node says, or an inspector process.
 enum Answer {
     /// Whether it has the connection that it was given.
     Has(FlowKey, Option<bool>),
     /// Whether it knows a connection.
     Knows(FlowKey, Seq, Addr, Option<bool>),
+    /// A process has decided about a connection.
+    Decided(FlowKey),
 }
 
 impl Work {
-    async fn go_on(mut self, mut requests: RingBuf<MapData>) {
+    async fn go_on(
+        mut self,
+        mut requests: RingBuf<MapData>,
+        mut answers: UnboundedReceiver<Answer>,
+    ) {
         let ready = requests.as_fd().try_clone_to_owned().and_then(watch_fd);
         let ready = match ready {
             Ok(ready) => ready,
@@ -209,7 +270,7 @@ impl Work {
         };
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (answering, mut answers) = unbounded_channel();
+        let answering = self.answering.clone();
         loop {
             tokio::select! {
                 () = wait(&ready) => {}
@@ -219,6 +280,7 @@ impl Work {
                     Answer::Knows(flow, isn, peer, known) => {
                         self.heed_known(&flow, isn, (peer, known));
                     }
+                    Answer::Decided(flow) => self.decide(&flow, false),
                 },
             }
             for _ in 0..BATCH {
@@ -290,6 +352,7 @@ impl Work {
             client_isn: inquiry.client_isn,
             server_isn: inquiry.server_isn,
             terms: inquiry.terms,
+            consultation: Consultation::default(),
             asking: 0,
             slow: Instant::now() + SLOW,
             deadline: Instant::now() + service.service.undecided_time,
@@ -323,28 +386,12 @@ impl Work {
 
     /// Asks the inspector, and carries out what it says. `late`: the connection was undecided for as long as it may be.
     fn decide(&mut self, flow: &FlowKey, late: bool) {
-        let Some(connection) = self.undecided.get(flow).filter(|u| u.asking == 0) else {
+        let connection = self.undecided.get_mut(flow);
+        let Some(connection) = connection.filter(|u| u.asking == 0) else {
             return;
         };
         let service = Arc::clone(&connection.service);
-        let (bytes, ended) = (connection.pending.bytes(), connection.pending.is_ended());
-        let info = ConnectionInfo {
-            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
-            local: SocketAddr::new(flow.local.into(), flow.local_port),
-        };
-        let full = bytes.len() >= service.service.undecided_bytes;
-        let decision = match service.inspector.inspect(&info, bytes) {
-            Decision::NeedMore if full || late || ended => {
-                service.counters.overdue.fetch_add(1, Ordering::Relaxed);
-                let reason = if full {
-                    Reason::TooLong
-                } else {
-                    Reason::TooSlow
-                };
-                service.rules.overdue(reason)
-            }
-            decision => decision,
-        };
+        let decision = connection.ask(flow, late, &self.answering);
         match decision {
             Decision::NeedMore => {}
             Decision::Reject(reason) => {

@@ -17,6 +17,7 @@ use crate::inspect::bytes::BytesInspector;
 use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
+use crate::processes::{Processes, Sockets};
 
 /// A configuration in use.
 pub struct Current {
@@ -38,9 +39,11 @@ pub struct InspectedService {
     pub inspector_port: u16,
     /// What decides: the service's rules, or a program's own inspector.
     pub inspector: Arc<dyn Inspector>,
+    /// The programs that decide in place of `inspector`, where the service has such.
+    pub processes: Option<Arc<Processes>>,
     /// The service's rules. They say what becomes of a connection that `inspector` leaves undecided.
     pub rules: Arc<HttpInspector>,
-    /// The rules as the filter looks them up; `None` where a program's own inspector decides.
+    /// The rules as the filter looks them up; `None` where a process or a program's own inspector decides.
     pub compiled: Option<Compiled>,
     /// What became of its connections.
     pub counters: InspectorCounters,
@@ -66,7 +69,7 @@ pub type Inspectors = HashMap<String, Arc<dyn Inspector>>;
 
 impl Current {
     /// Puts a configuration into use, as epoch `epoch` of the ring; `hash` is the ring's,
-    /// `own` has the program's inspectors.
+    /// `own` has the program's inspectors, `sockets` the processes that inspect.
     ///
     /// # Errors
     ///
@@ -76,6 +79,7 @@ impl Current {
         hash: RingHashSpec,
         epoch: u64,
         own: &Inspectors,
+        sockets: &Sockets,
     ) -> Result<Self, TooManyPoints> {
         let inspected = config
             .services
@@ -92,12 +96,15 @@ impl Current {
                                 Arc::new(BytesInspector::new(bytes, &service.default))
                             }
                         };
-                        (inspector, Some(Compiled::new(service)))
+                        let compiled = service.process.is_none().then(|| Compiled::new(service));
+                        (inspector, compiled)
                     }
                 };
+                let processes = service.process.as_ref();
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,
                     inspector,
+                    processes: processes.map(|_| sockets.processes(&service.name)),
                     rules,
                     compiled,
                     counters: InspectorCounters::default(),

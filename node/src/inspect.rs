@@ -52,6 +52,8 @@ pub enum Reason {
     TooSlow,
     /// Not a request that the inspector lets in.
     Refused,
+    /// No inspector process that would decide.
+    NoInspector,
 }
 
 impl fmt::Display for Reason {
@@ -60,6 +62,7 @@ impl fmt::Display for Reason {
             Self::TooLong => "undecided after too many bytes",
             Self::TooSlow => "undecided for too long",
             Self::Refused => "refused by the inspector",
+            Self::NoInspector => "no inspector process decides",
         })
     }
 }

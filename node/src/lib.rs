@@ -10,5 +10,6 @@ pub mod housekeeping;
 pub mod inspect;
 pub mod kernel;
 pub mod placement;
+pub mod processes;
 pub mod rules;
 pub mod worker;

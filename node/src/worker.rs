@@ -19,9 +19,10 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
+use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::config::Fate;
 use crate::current::{Current, InspectedService};
@@ -30,6 +31,7 @@ use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{acknowledge_at_once, defer_accept, watch};
 use crate::placement::NodeIndex;
+use crate::processes::{Consultation, Subject, Wake};
 
 /// The listening sockets' queue of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -289,6 +291,13 @@ async fn accept_from(
     }
 }
 
+/// What a process is asked about a visit's connection, and how its answer is waited for.
+#[derive(Default)]
+struct Asking {
+    consultation: Consultation,
+    answered: Arc<Notify>,
+}
+
 /// One connection at the inspector.
 struct Visit {
     current: Arc<Current>,
@@ -338,22 +347,27 @@ impl Visit {
     async fn decide(&self, connection: &mut Undecided, info: &ConnectionInfo) -> Option<Decision> {
         let service = &self.service.service;
         let deadline = Instant::now() + service.undecided_time;
+        let mut asking = Asking::default();
         let mut waiting = None;
         loop {
             let read = connection.read(service.undecided_bytes).ok()?;
-            if read == Read::More || !connection.request().is_empty() {
-                match self.service.inspector.inspect(info, connection.request()) {
+            let full = connection.request().len() >= service.undecided_bytes;
+            let last = full || read == Read::End;
+            if !connection.request().is_empty() {
+                match self.inspect(&mut asking, connection, info, last) {
                     Decision::NeedMore => {}
                     decision => return Some(decision),
                 }
             }
-            let full = connection.request().len() >= service.undecided_bytes;
             let late = Instant::now() >= deadline;
-            if full || late || read == Read::End {
-                if connection.request().is_empty() {
-                    // Nothing to hand over, and nobody to answer.
-                    return None;
-                }
+            // A process says later what it makes of the last bytes.
+            let no_more = last && self.service.processes.is_none();
+            if connection.request().is_empty() && (late || read == Read::End) {
+                // Nothing to hand over, and nobody to answer.
+                return None;
+            }
+            if no_more || late {
+                asking.consultation.overdue();
                 self.service
                     .counters
                     .overdue
@@ -375,11 +389,40 @@ impl Visit {
                     watch(duplicate, Interest::READABLE).ok()?
                 }
             };
-            if let Ok(ready) = timeout_at(deadline, readable.readable()).await {
-                ready.ok()?.clear_ready();
+            tokio::select! {
+                // The end of the client's side would be there again at once.
+                ready = readable.readable(), if !last => ready.ok()?.clear_ready(),
+                () = asking.answered.notified() => {}
+                () = sleep_until(deadline) => {}
             }
             waiting = Some(readable);
         }
+    }
+
+    /// Asks who decides about this service's connections.
+    fn inspect(
+        &self,
+        asking: &mut Asking,
+        connection: &Undecided,
+        info: &ConnectionInfo,
+        last: bool,
+    ) -> Decision {
+        let (service, bytes) = (&self.service, connection.request());
+        let Some(processes) = &service.processes else {
+            return service.inspector.inspect(info, bytes);
+        };
+        let subject = Subject {
+            flow: connection.flow(),
+            info,
+            bytes,
+            last,
+        };
+        let wake = || {
+            let answered = Arc::clone(&asking.answered);
+            Wake::by(move || answered.notify_one())
+        };
+        let consultation = &mut asking.consultation;
+        consultation.decide(processes, &service.rules, &subject, wake)
     }
 
     /// Hands the connection over, to the default target where the chosen one is gone and the service

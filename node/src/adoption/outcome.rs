@@ -146,13 +146,13 @@ impl Work {
     /// it sends more. It will be spliced.
     pub(super) fn give_to_socket(&mut self, flow: &FlowKey) {
         self.node.counters.by_socket.fetch_add(1, Ordering::Relaxed);
-        if let Some(connection) = self.undecided.get(flow) {
+        if let Some(connection) = self.undecided.get_mut(flow) {
+            let service = &connection.service;
             // It is accepted once more.
-            connection
-                .service
-                .counters
-                .accepted
-                .fetch_sub(1, Ordering::Relaxed);
+            service.counters.accepted.fetch_sub(1, Ordering::Relaxed);
+            if let Some(processes) = &service.processes {
+                std::mem::take(&mut connection.consultation).send(processes, *flow);
+            }
         }
         self.give(flow, stage::BY_SOCKET, Addr::default());
     }
