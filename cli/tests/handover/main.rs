@@ -10,6 +10,7 @@ mod edges;
 mod failures;
 mod files;
 mod forged;
+mod inspectors;
 mod l4;
 mod load;
 mod members;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         daemons::CASES,
         l4::CASES,
         bytes::CASES,
+        inspectors::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {
