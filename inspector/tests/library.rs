@@ -154,10 +154,12 @@ fn the_descriptor_says_when_there_is_something() {
 #[test]
 fn whoever_waits_is_woken() {
     let (web, mut daemon) = attached();
-    thread::scope(|scope| {
+    let connection = thread::scope(|scope| {
         let accepting = scope.spawn(|| web.accept());
         daemon.say(&[opened(0)]);
-        let connection = accepting.join().unwrap().unwrap();
+        accepting.join().unwrap().unwrap()
+    });
+    thread::scope(|scope| {
         let reading = scope.spawn(|| {
             let mut buffer = [0; 8];
             connection.receive(&mut buffer)

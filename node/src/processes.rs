@@ -64,9 +64,18 @@ pub struct Processes {
     /// Those that are connected, whether they have greeted or not.
     connected: AtomicUsize,
     /// Consultations of connections that go from one thread to another.
-    on_the_way: Mutex<HashMap<FlowKey, (Question, Instant)>>,
+    on_the_way: Mutex<HashMap<FlowKey, OnTheWay>>,
     cluster: Mutex<Arc<Told>>,
     counters: ProcessCounters,
+}
+
+/// A consultation whose connection goes from one thread to another.
+#[derive(Debug)]
+struct OnTheWay {
+    question: Question,
+    /// What the connection's client had sent by then.
+    bytes: Vec<u8>,
+    since: Instant,
 }
 
 /// The cluster as processes are told it.
@@ -174,16 +183,19 @@ impl Processes {
         Err(&self.counters.crowded)
     }
 
-    /// Takes the consultation of a connection that another thread has sent here.
-    fn arrived(&self, flow: &FlowKey) -> Option<Question> {
-        let mut on_the_way = locked(&self.on_the_way);
-        on_the_way.remove(flow).map(|(question, _)| question)
+    /// Takes the consultation of a connection that another thread has sent here. One that was about other bytes is of an
+    /// earlier connection, which never arrived.
+    fn arrived(&self, subject: &Subject<'_>) -> Option<Question> {
+        let arrived = locked(&self.on_the_way).remove(subject.flow)?;
+        // Either may have more of them.
+        let same = arrived.bytes.iter().zip(subject.bytes).all(|(a, b)| a == b);
+        same.then_some(arrived.question)
     }
 
     /// Gives up consultations of connections that have not arrived anywhere.
     fn give_up_lost(&self) {
         let now = Instant::now();
-        locked(&self.on_the_way).retain(|_, (_, since)| now - *since < ON_THE_WAY);
+        locked(&self.on_the_way).retain(|_, lost| now - lost.since < ON_THE_WAY);
     }
 
     /// What an answer means for the service.
@@ -248,7 +260,7 @@ impl Consultation {
         let question = match &mut self.question {
             Some(question) => question,
             none => {
-                let opened = match processes.arrived(subject.flow) {
+                let opened = match processes.arrived(subject) {
                     Some(mut question) => {
                         question.wake_by(wake());
                         Ok(question)
@@ -284,11 +296,15 @@ impl Consultation {
         }
     }
 
-    /// Leaves it to the thread that the connection goes to next.
-    pub fn send(self, processes: &Processes, flow: FlowKey) {
+    /// Leaves it to the thread that the connection goes to next, with the `bytes` that its client has sent.
+    pub fn send(self, processes: &Processes, flow: FlowKey, bytes: &[u8]) {
         if let Some(question) = self.question {
-            let mut on_the_way = locked(&processes.on_the_way);
-            on_the_way.insert(flow, (question, Instant::now()));
+            let on_the_way = OnTheWay {
+                question,
+                bytes: bytes.to_vec(),
+                since: Instant::now(),
+            };
+            locked(&processes.on_the_way).insert(flow, on_the_way);
         }
     }
 }

@@ -151,7 +151,8 @@ impl Work {
             // It is accepted once more.
             service.counters.accepted.fetch_sub(1, Ordering::Relaxed);
             if let Some(processes) = &service.processes {
-                std::mem::take(&mut connection.consultation).send(processes, *flow);
+                let asked = std::mem::take(&mut connection.consultation);
+                asked.send(processes, *flow, connection.pending.bytes());
             }
         }
         self.give(flow, stage::BY_SOCKET, Addr::default());
