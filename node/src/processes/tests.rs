@@ -459,8 +459,8 @@ fn an_answer_has_to_be_about_what_was_shown() {
         ToDaemon::Handover { id, length, target }.emit(&mut answer);
         stream.write_all(&answer).unwrap();
         assert_eq!(client.answer(b"x"), RESET, "{length} bytes of {id}");
-        assert_eq!(node.counted(|c| &c.malformed), 1);
         assert_eq!(node.counted(|c| &c.orphaned), 1);
+        wait_for("it to be counted", || node.counted(|c| &c.malformed) == 1);
     }
 }
 
