@@ -24,6 +24,7 @@ use dts_node::kernel::Filter;
 use dts_node::kernel::filter::{Ran, pin_path};
 use dts_node::kernel::host::prepare_bpf;
 use dts_node::placement::NodeIndex;
+use dts_node::processes::Sockets;
 use dts_node::rules::told;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -233,7 +234,7 @@ fn current(members: u8) -> anyhow::Result<Current> {
     let (config, _) = Config::parse(Path::new("dts.toml"), &text)?;
     let key = *b"a key of a ring.";
     let hash = RingHash::SipHash { key }.into();
-    Current::new(config, hash, 1, &Inspectors::new()).map_err(Into::into)
+    Current::new(config, hash, 1, &Inspectors::new(), &Sockets::default()).map_err(Into::into)
 }
 
 /// The `dts.toml` of the first of so many nodes. The request that another node has is `/n2/...`.

@@ -28,7 +28,7 @@ use dts_core::seq::Seq;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -39,6 +39,7 @@ use crate::kernel::Filter;
 use crate::kernel::filter::adopt::read_inquiry;
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{Packets, watch_fd};
+use crate::processes::{Consultation, Subject, Wake};
 use crate::waiting::Waiter;
 
 use frames::Maker;
@@ -143,8 +144,10 @@ impl Adoptions {
     /// When a socket or the thread can't be made.
     pub fn start(self) -> Result<(), AdoptionError> {
         let requests = self.filter.take_requests().ok_or(AdoptionError::Taken)?;
+        let (answering, answers) = unbounded_channel();
         let work = Work {
             node: self,
+            answering,
             undecided: HashMap::new(),
             held: 0,
             silent: HashMap::new(),
@@ -157,7 +160,7 @@ impl Adoptions {
             .map_err(AdoptionError::Thread)?;
         thread::Builder::new()
             .name("adoptions".to_owned())
-            .spawn(move || runtime.block_on(work.go_on(requests)))
+            .spawn(move || runtime.block_on(work.go_on(requests, answers)))
             .map_err(AdoptionError::Thread)?;
         Ok(())
     }
@@ -172,6 +175,8 @@ struct Undecided {
     server_isn: Seq,
     terms: u32,
     waiter: Waiter,
+    /// What a process is asked about it, where the service has such.
+    consultation: Consultation,
     /// How many nodes have not said yet whether they know it.
     asking: usize,
     /// When its request is taken to be one that comes slowly.
@@ -179,8 +184,63 @@ struct Undecided {
     deadline: Instant,
 }
 
+impl Undecided {
+    /// Asks who decides about the service's connections: its inspector at once, a process that answers later, to
+    /// `answering`. `over`: why the connection may not be undecided any longer.
+    fn ask(
+        &mut self,
+        flow: &FlowKey,
+        over: Option<Reason>,
+        answering: &UnboundedSender<Answer>,
+    ) -> Decision {
+        let service = &self.service;
+        let (bytes, ended) = (self.pending.bytes(), self.pending.is_ended());
+        let info = ConnectionInfo {
+            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
+            local: SocketAddr::new(flow.local.into(), flow.local_port),
+        };
+        let full = bytes.len() >= service.service.undecided_bytes;
+        let decision = match &service.processes {
+            None => service.inspector.inspect(&info, bytes),
+            Some(processes) => {
+                let subject = Subject {
+                    flow,
+                    info: &info,
+                    bytes,
+                    last: full || ended,
+                };
+                let wake = || {
+                    let (answering, flow) = (answering.clone(), *flow);
+                    Wake::by(move || {
+                        // Nobody listens when the daemon ends.
+                        let _ = answering.send(Answer::Decided(flow));
+                    })
+                };
+                let asked = &mut self.consultation;
+                asked.decide(processes, &service.rules, &subject, wake)
+            }
+        };
+        if decision != Decision::NeedMore {
+            return decision;
+        }
+        // A process says later what it makes of the last bytes.
+        let at_once = service.processes.is_none();
+        let reason = match over {
+            _ if full && (at_once || over == Some(Reason::TooSlow)) => Reason::TooLong,
+            _ if ended && at_once => Reason::Ended,
+            Some(reason) => reason,
+            None => return Decision::NeedMore,
+        };
+        self.consultation.overdue();
+        service.counters.count_overdue(reason);
+        service.rules.overdue(reason)
+    }
+}
+
 struct Work {
     node: Adoptions,
+    /// Where answers come in.
+    answering: UnboundedSender<Answer>,
     undecided: HashMap<FlowKey, Undecided>,
     /// Bytes of all of them.
     held: usize,
@@ -191,16 +251,22 @@ struct Work {
     quiet: HashMap<Addr, Instant>,
 }
 
-/// What another node says.
+/// What another node says, or an inspector process.
 enum Answer {
     /// Whether it has the connection that it was given.
     Has(FlowKey, Option<bool>),
     /// Whether it knows a connection.
     Knows(FlowKey, Seq, Addr, Option<bool>),
+    /// A process has decided about a connection.
+    Decided(FlowKey),
 }
 
 impl Work {
-    async fn go_on(mut self, mut requests: RingBuf<MapData>) {
+    async fn go_on(
+        mut self,
+        mut requests: RingBuf<MapData>,
+        mut answers: UnboundedReceiver<Answer>,
+    ) {
         let ready = requests.as_fd().try_clone_to_owned().and_then(watch_fd);
         let ready = match ready {
             Ok(ready) => ready,
@@ -211,7 +277,7 @@ impl Work {
         };
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (answering, mut answers) = unbounded_channel();
+        let answering = self.answering.clone();
         loop {
             tokio::select! {
                 () = wait(&ready) => {}
@@ -221,6 +287,7 @@ impl Work {
                     Answer::Knows(flow, isn, peer, known) => {
                         self.heed_known(&flow, isn, (peer, known));
                     }
+                    Answer::Decided(flow) => self.decide(&flow, None),
                 },
             }
             for _ in 0..BATCH {
@@ -294,6 +361,7 @@ impl Work {
             server_isn: inquiry.server_isn,
             terms: inquiry.terms,
             waiter,
+            consultation: Consultation::default(),
             asking: 0,
             slow: Instant::now() + SLOW,
             deadline: Instant::now() + service.service.undecided_time,
@@ -332,35 +400,12 @@ impl Work {
 
     /// Asks the inspector, and carries out what it says. `over`: why the connection may not be undecided any longer.
     fn decide(&mut self, flow: &FlowKey, over: Option<Reason>) {
-        let Some(connection) = self.undecided.get(flow).filter(|u| u.asking == 0) else {
+        let connection = self.undecided.get_mut(flow);
+        let Some(connection) = connection.filter(|u| u.asking == 0) else {
             return;
         };
         let service = Arc::clone(&connection.service);
-        let (bytes, ended) = (connection.pending.bytes(), connection.pending.is_ended());
-        let info = ConnectionInfo {
-            remote: SocketAddr::new(flow.remote.into(), flow.remote_port),
-            local: SocketAddr::new(flow.local.into(), flow.local_port),
-        };
-        let full = bytes.len() >= service.service.undecided_bytes;
-        let decision = match service.inspector.inspect(&info, bytes) {
-            Decision::NeedMore => {
-                let reason = if full {
-                    Some(Reason::TooLong)
-                } else if ended {
-                    Some(Reason::Ended)
-                } else {
-                    over
-                };
-                match reason {
-                    Some(reason) => {
-                        service.counters.count_overdue(reason);
-                        service.rules.overdue(reason)
-                    }
-                    None => Decision::NeedMore,
-                }
-            }
-            decision => decision,
-        };
+        let decision = connection.ask(flow, over, &self.answering);
         match decision {
             Decision::NeedMore => {}
             Decision::Reject(reason) => {

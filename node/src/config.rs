@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use diagnostic::{Diagnostic, Severity};
 pub use model::{
     ClusterConfig, Config, Fate, Handover, HashKind, Matcher, Member, Mode, NodeConfig, NodeId,
-    Protocol, RingConfig, Rule, Service, Target, service_id,
+    ProcessSocket, Protocol, RingConfig, Rule, Service, Target, service_id,
 };
 pub use secret::{Secret, SecretError};
 

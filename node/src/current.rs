@@ -18,6 +18,7 @@ use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
 use crate::inspect::{Inspector, Reason};
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
+use crate::processes::{Processes, Sockets};
 use crate::waiting::{Waiting, fitting};
 
 /// A configuration in use.
@@ -40,9 +41,11 @@ pub struct InspectedService {
     pub inspector_port: u16,
     /// What decides: the service's rules, or a program's own inspector.
     pub inspector: Arc<dyn Inspector>,
+    /// The programs that decide in place of `inspector`, where the service has such.
+    pub processes: Option<Arc<Processes>>,
     /// The service's rules. They say what becomes of a connection that `inspector` leaves undecided.
     pub rules: Arc<HttpInspector>,
-    /// The rules as the filter looks them up; `None` where a program's own inspector decides.
+    /// The rules as the filter looks them up; `None` where a process or a program's own inspector decides.
     pub compiled: Option<Compiled>,
     /// What became of its connections.
     pub counters: InspectorCounters,
@@ -80,7 +83,7 @@ impl InspectorCounters {
             Reason::TooMany => &self.too_many,
             Reason::Ended => &self.ended,
             // These are decisions.
-            Reason::Unreadable | Reason::Refused => return,
+            Reason::Unreadable | Reason::Refused | Reason::NoInspector => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -91,7 +94,7 @@ pub type Inspectors = HashMap<String, Arc<dyn Inspector>>;
 
 impl Current {
     /// Puts a configuration into use, as epoch `epoch` of the ring; `hash` is the ring's,
-    /// `own` has the program's inspectors.
+    /// `own` has the program's inspectors, `sockets` the processes that inspect.
     ///
     /// # Errors
     ///
@@ -101,6 +104,7 @@ impl Current {
         hash: RingHashSpec,
         epoch: u64,
         own: &Inspectors,
+        sockets: &Sockets,
     ) -> Result<Self, TooManyPoints> {
         let is_inspected = |service: &&Service| service.mode == Mode::L7;
         let count = config.services.iter().filter(is_inspected).count();
@@ -120,9 +124,11 @@ impl Current {
                                 Arc::new(BytesInspector::new(bytes, &service.default))
                             }
                         };
-                        (inspector, Some(Compiled::new(service)))
+                        let compiled = service.process.is_none().then(|| Compiled::new(service));
+                        (inspector, compiled)
                     }
                 };
+                let processes = service.process.as_ref();
                 let wanted = service.undecided_connections;
                 let most = fitting(wanted, count, files);
                 if most < wanted {
@@ -134,6 +140,7 @@ impl Current {
                 Some(Arc::new(InspectedService {
                     inspector_port: service.inspector_port?,
                     inspector,
+                    processes: processes.map(|_| sockets.processes(&service.name)),
                     rules,
                     compiled,
                     counters: InspectorCounters::default(),

@@ -27,6 +27,7 @@ use crate::kernel::filter::pin_path;
 use crate::kernel::host::{Applied, Host, HostError, Solicited, prepare_bpf, require_privileges};
 use crate::kernel::{AttachMode, Attachment, Filter, FilterError};
 use crate::placement::TooManyPoints;
+use crate::processes::{SocketError, Sockets};
 use crate::trace::Tracer;
 use crate::worker::{self, Heartbeats, WorkerError};
 
@@ -68,6 +69,9 @@ pub enum DaemonError {
     /// The inspector of adopted connections can't be started.
     #[error(transparent)]
     Adoption(#[from] AdoptionError),
+    /// Inspector processes can't attach.
+    #[error(transparent)]
+    Processes(#[from] SocketError),
     /// The ring would be too large.
     #[error(transparent)]
     Ring(#[from] TooManyPoints),
@@ -81,8 +85,11 @@ pub enum DaemonError {
         /// Why.
         source: io::Error,
     },
-    /// A program's own inspector is for a service that is not configured, or not inspected.
-    #[error("there is an inspector for service {0:?}, but no service of that name in mode l7")]
+    /// A program's own inspector is for a service that is not configured, not inspected, or left to processes.
+    #[error(
+        "there is an inspector for service {0:?}, but no service of that name in mode l7 and \
+         without `inspector = \"process\"`"
+    )]
     UnknownService(String),
     /// A reload would change what only a restart can change.
     #[error("{0} cannot change while the daemon runs: restart it")]
@@ -111,6 +118,7 @@ pub struct Daemon {
     config_path: PathBuf,
     hash: RingHashSpec,
     inspectors: Inspectors,
+    sockets: Sockets,
     filter: Arc<Filter>,
     attachment: Attachment,
     applied: Mutex<Applied>,
@@ -189,6 +197,7 @@ pub async fn run(config_path: PathBuf, options: Options) -> Result<(), DaemonErr
 
     lease.give_back();
     daemon.finish_handovers().await;
+    daemon.sockets.close();
     tracing::info!("the daemon ends; connections go on, `dts detach` would end them");
     Ok(())
 }
@@ -254,7 +263,9 @@ impl Daemon {
         if let Some(unknown) = unknown_service(&config, &options.inspectors) {
             return Err(DaemonError::UnknownService(unknown.to_owned()));
         }
-        let current = Current::new(config, hash, filter.ring_epoch()? + 1, &options.inspectors)?;
+        let sockets = Sockets::default();
+        let epoch = filter.ring_epoch()? + 1;
+        let current = Current::new(config, hash, epoch, &options.inspectors, &sockets)?;
         let found = Host::find(&host_spec(&current)).await?;
         filter.set_cookie_keys(&upkeep::cookie_keys(&secret))?;
         let methods = methods::choose(&current, &filter, &Methods::new())?;
@@ -271,6 +282,8 @@ impl Daemon {
         let mut solicited = Solicited::default();
         be_solicited(&mut solicited, &current, &applied);
         worker::check(&current)?;
+        let runtime = tokio::runtime::Handle::current();
+        sockets.listen(&current, &runtime)?;
 
         let node = &current.config.node;
         let handovers = Handovers::new(
@@ -285,6 +298,7 @@ impl Daemon {
             hash,
             inspectors: options.inspectors,
             tracer: Tracer::new(Arc::clone(&filter), current.subscribe()),
+            sockets,
             filter,
             attachment,
             applied: Mutex::new(applied),
@@ -293,7 +307,7 @@ impl Daemon {
             current,
             warnings: Mutex::new(warnings),
             started: Instant::now(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
             reloading: Mutex::new(()),
             methods: Mutex::new(methods),
             adoptions: Arc::default(),
@@ -383,7 +397,7 @@ impl Daemon {
         let old = self.current();
         refuse_restart(&old.config, &config)?;
         let epoch = self.filter.ring_epoch()? + 1;
-        let new = Current::new(config, self.hash, epoch, &self.inspectors)?;
+        let new = Current::new(config, self.hash, epoch, &self.inspectors, &self.sockets)?;
         let changes = source::changes(&old.config, &new.config);
 
         let applied = self.runtime.block_on(apply_host(&new))?;
@@ -398,6 +412,7 @@ impl Daemon {
         }
         worker::check(&new)?;
         be_solicited(&mut locked(&self.solicited), &new, &applied);
+        self.sockets.listen(&new, &self.runtime)?;
         *locked(&self.applied) = applied;
         let report = admin::ReloadReport {
             ring_epoch: epoch,
@@ -426,7 +441,7 @@ fn unknown_service<'a>(config: &Config, inspectors: &'a Inspectors) -> Option<&'
         config
             .services
             .iter()
-            .any(|s| s.name == name && s.mode == Mode::L7)
+            .any(|s| s.name == name && s.mode == Mode::L7 && s.process.is_none())
     };
     inspectors
         .keys()

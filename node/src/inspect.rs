@@ -58,6 +58,8 @@ pub enum Reason {
     Unreadable,
     /// Not a request that the inspector lets in.
     Refused,
+    /// No inspector process that would decide.
+    NoInspector,
 }
 
 impl fmt::Display for Reason {
@@ -69,6 +71,7 @@ impl fmt::Display for Reason {
             Self::Ended => "undecided when the client closed its side",
             Self::Unreadable => "not a request that rules can be asked about",
             Self::Refused => "refused by the inspector",
+            Self::NoInspector => "no inspector process decides",
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod housekeeping;
 pub mod inspect;
 pub mod kernel;
 pub mod placement;
+pub mod processes;
 pub mod rules;
 pub mod trace;
 pub mod waiting;

@@ -19,9 +19,10 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
+use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
-use tokio::time::{Instant, interval, sleep, timeout_at};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::config::Fate;
 use crate::current::{Current, InspectedService};
@@ -30,6 +31,7 @@ use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::{acknowledge_at_once, defer_accept, watch};
 use crate::placement::NodeIndex;
+use crate::processes::{Consultation, Subject, Wake};
 use crate::waiting::Waiter;
 
 /// The listening sockets' queue of connections that wait to be accepted.
@@ -287,6 +289,13 @@ async fn accept_from(
     }
 }
 
+/// What a process is asked about a visit's connection, and how its answer is waited for.
+#[derive(Default)]
+struct Asking {
+    consultation: Consultation,
+    answered: Arc<Notify>,
+}
+
 /// One connection at the inspector.
 struct Visit {
     current: Arc<Current>,
@@ -336,27 +345,33 @@ impl Visit {
     async fn decide(&self, connection: &mut Undecided, info: &ConnectionInfo) -> Option<Decision> {
         let service = &self.service.service;
         let deadline = Instant::now() + service.undecided_time;
+        let mut asking = Asking::default();
         let mut waiting = None;
         let mut waiter: Option<Waiter> = None;
         loop {
             let read = connection.read(service.undecided_bytes).ok()?;
-            if read == Read::More || !connection.request().is_empty() {
-                match self.service.inspector.inspect(info, connection.request()) {
+            let full = connection.request().len() >= service.undecided_bytes;
+            let last = full || read == Read::End;
+            if !connection.request().is_empty() {
+                match self.inspect(&mut asking, connection, info, last) {
                     Decision::NeedMore => {}
                     decision => return Some(decision),
                 }
             }
-            let full = connection.request().len() >= service.undecided_bytes;
             let late = Instant::now() >= deadline;
+            // A process says later what it makes of the last bytes.
+            let at_once = self.service.processes.is_none();
+            let empty = connection.request().is_empty();
             let too_many = waiter.as_ref().is_some_and(Waiter::must_go);
             let over = match read {
-                _ if full => Some(Reason::TooLong),
-                Read::End => Some(Reason::Ended),
+                _ if full && (at_once || late) => Some(Reason::TooLong),
+                Read::End if at_once || empty => Some(Reason::Ended),
                 _ if too_many => Some(Reason::TooMany),
                 _ if late => Some(Reason::TooSlow),
-                Read::More | Read::Nothing => None,
+                _ => None,
             };
             if let Some(reason) = over {
+                asking.consultation.overdue();
                 return self.overdue(connection, reason);
             }
             // Only a connection whose request comes in parts is waited for: most don't get here. Its
@@ -376,11 +391,10 @@ impl Visit {
             });
             tokio::select! {
                 () = place.dismissed() => {}
-                ready = timeout_at(deadline, readable.readable()) => {
-                    if let Ok(ready) = ready {
-                        ready.ok()?.clear_ready();
-                    }
-                }
+                // The end of the client's side would be there again at once.
+                ready = readable.readable(), if !last => ready.ok()?.clear_ready(),
+                () = asking.answered.notified() => {}
+                () = sleep_until(deadline) => {}
             }
             waiting = Some(readable);
         }
@@ -399,6 +413,32 @@ impl Visit {
         } else {
             self.service.rules.overdue(reason)
         })
+    }
+
+    /// Asks who decides about this service's connections.
+    fn inspect(
+        &self,
+        asking: &mut Asking,
+        connection: &Undecided,
+        info: &ConnectionInfo,
+        last: bool,
+    ) -> Decision {
+        let (service, bytes) = (&self.service, connection.request());
+        let Some(processes) = &service.processes else {
+            return service.inspector.inspect(info, bytes);
+        };
+        let subject = Subject {
+            flow: connection.flow(),
+            info,
+            bytes,
+            last,
+        };
+        let wake = || {
+            let answered = Arc::clone(&asking.answered);
+            Wake::by(move || answered.notify_one())
+        };
+        let consultation = &mut asking.consultation;
+        consultation.decide(processes, &service.rules, &subject, wake)
     }
 
     /// Hands the connection over, to the default target where the chosen one is gone and the service

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use crate::{cargo, phases::run, target_dir};
 
 /// The targets, by the names of their programs.
-pub(crate) const TARGETS: [&str; 3] = ["config", "http", "wire"];
+pub(crate) const TARGETS: [&str; 4] = ["config", "http", "inspector", "wire"];
 
 /// Counters and comparisons at every edge, as libFuzzer wants them.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module \

@@ -5,6 +5,7 @@
 
 mod apt;
 mod fuzz;
+mod libdts;
 mod phases;
 mod setup;
 mod suite;
@@ -58,6 +59,20 @@ enum Task {
         #[arg(value_parser = fuzz::TARGETS)]
         target: Option<String>,
     },
+    /// Build libdts, for inspectors in C, and install it.
+    InstallLibdts {
+        /// Where `include`, `lib` and `share` are, or shall be.
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+        /// A directory to put everything below, as packages do; `dts.pc` doesn't name it.
+        #[arg(long)]
+        destdir: Option<PathBuf>,
+        /// Don't optimise: what tests use.
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Make `capi/dts.h` of libdts's source.
+    Header,
     /// Run the checks that need no tests: format, clippy, documentation, dependencies.
     Check,
 }
@@ -115,6 +130,18 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Test { fast } => suite::test(&root, fast),
         Task::Fuzz { seconds, target } => suite::fuzz(&root, target.as_deref(), seconds),
+        Task::InstallLibdts {
+            prefix,
+            destdir,
+            debug,
+        } => {
+            libdts::install(&root, &prefix, destdir.as_deref(), debug)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Header => {
+            libdts::write_header(&root)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Check => suite::check(&root),
     }
 }

@@ -41,8 +41,10 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 18] = [
     program("c++", "g++", "builds bpf-linker and the fuzz targets"),
+    program("cc", "gcc", "builds inspectors in C"),
+    program("pkg-config", "pkgconf", "tells how to build with libdts"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
     program("gunicorn", "gunicorn", "an application server for uploads"),

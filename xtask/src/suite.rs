@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use dts_ebpf_build::{Places, Toolchain};
 
 use crate::{
-    cargo, fuzz, is_root,
+    cargo, fuzz, is_root, libdts,
     phases::{Phases, Tally, run, run_tests},
     setup::setup,
     target_dir,
@@ -109,6 +109,7 @@ fn checks(phases: &mut Phases, root: &Path) {
             .args(["fmt", "--check", "--manifest-path"])
             .arg(fuzz::manifest(root)))
     });
+    phases.run("header of libdts", |_| libdts::check_header(root));
     phases.run("clippy", |_| {
         run(cargo(root)
             .args(["clippy", "--workspace", "--all-targets", "--locked"])

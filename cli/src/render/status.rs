@@ -134,12 +134,11 @@ fn services(services: &[ServiceView]) -> String {
         ("HANDOVER", Align::Left),
     ]);
     for service in services {
-        let port = service.inspector_port.map(|port| format!("port {port}"));
         table.row([
             service.name.clone(),
             SocketAddr::new(service.vip, service.port).to_string(),
             service.mode.name().to_owned(),
-            port.unwrap_or_else(|| "-".to_owned()),
+            inspector(service),
             if service.listener_present {
                 "present"
             } else {
@@ -171,6 +170,20 @@ fn undecided(view: UndecidedView) -> String {
         text += &format!(" ({})", reasons.join(", "));
     }
     text
+}
+
+/// The inspector's port, and the processes that decide where the rules don't.
+fn inspector(service: &ServiceView) -> String {
+    let port = match service.inspector_port {
+        Some(port) => format!("port {port}"),
+        None => return "-".to_owned(),
+    };
+    match service.processes {
+        None => port,
+        Some(0) => format!("{port}, no process"),
+        Some(1) => format!("{port}, 1 process"),
+        Some(count) => format!("{port}, {count} processes"),
+    }
 }
 
 /// The way of handing over, what was configured, and why this came of it.
@@ -259,6 +272,7 @@ mod tests {
                 why: "the only one in this version".to_owned(),
             }),
             inspector_port: Some(8081),
+            processes: None,
             listener_present: true,
             undecided: Some(UndecidedView {
                 now: 3,
@@ -304,6 +318,20 @@ mod tests {
 
         warning: eth1 is down
         ");
+    }
+
+    #[test]
+    fn inspector_processes_are_counted() {
+        for (processes, expected) in [
+            (None, "port 8081"),
+            (Some(0), "port 8081, no process"),
+            (Some(1), "port 8081, 1 process"),
+            (Some(2), "port 8081, 2 processes"),
+        ] {
+            let service = ServiceView { processes, ..web() };
+            assert_eq!(inspector(&service), expected);
+        }
+        assert_eq!(inspector(&plain_service()), "-");
     }
 
     #[test]

@@ -205,9 +205,18 @@ impl Cluster {
 
     /// The node that inspects connections from this address, as a node's ring tells.
     pub(crate) fn owner(&self, asked: u8, remote: SocketAddr) -> u8 {
+        self.look_up(asked, Lookup::Flow(remote))
+    }
+
+    /// The node that a key belongs to, as a node's ring tells.
+    pub(crate) fn key_owner(&self, asked: u8, key: &str) -> u8 {
+        self.look_up(asked, Lookup::Key(key.to_owned()))
+    }
+
+    fn look_up(&self, asked: u8, lookup: Lookup) -> u8 {
         let query = RingQuery {
             points: false,
-            lookup: Some(Lookup::Flow(remote)),
+            lookup: Some(lookup),
         };
         let owner = self.ask(asked).ring(query).unwrap().owner.unwrap();
         owner.id.trim_start_matches('n').parse().unwrap()

@@ -11,6 +11,7 @@ mod failures;
 mod families;
 mod files;
 mod forged;
+mod inspectors;
 mod l4;
 mod limits;
 mod load;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         bytes::CASES,
         limits::CASES,
         odd::CASES,
+        inspectors::CASES,
     ];
     let over_ipv6 = METHODS_V6.iter().filter(|_| IPV6);
     let trials = METHODS.iter().chain(over_ipv6).flat_map(|method| {

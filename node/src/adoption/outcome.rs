@@ -146,13 +146,14 @@ impl Work {
     /// it sends more. It will be spliced.
     pub(super) fn give_to_socket(&mut self, flow: &FlowKey) {
         self.node.counters.by_socket.fetch_add(1, Ordering::Relaxed);
-        if let Some(connection) = self.undecided.get(flow) {
+        if let Some(connection) = self.undecided.get_mut(flow) {
+            let service = &connection.service;
             // It is accepted once more.
-            connection
-                .service
-                .counters
-                .accepted
-                .fetch_sub(1, Ordering::Relaxed);
+            service.counters.accepted.fetch_sub(1, Ordering::Relaxed);
+            if let Some(processes) = &service.processes {
+                let asked = std::mem::take(&mut connection.consultation);
+                asked.send(processes, *flow, connection.pending.bytes());
+            }
         }
         self.give(flow, stage::BY_SOCKET, Addr::default());
     }

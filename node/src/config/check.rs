@@ -8,7 +8,8 @@ use toml::Spanned;
 
 use super::diagnostic::{Report, Reported};
 use super::model::{
-    ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, RingConfig, Service, Target,
+    ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, RingConfig, Service,
+    Target, inspector_socket,
 };
 use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft};
 use super::reader::nearest;
@@ -59,6 +60,7 @@ pub(super) fn finish(draft: Draft, report: &mut Report<'_>) -> Result<Config, Re
 
     let (cluster, node, members) = (cluster?, node?, members?);
     socket_path_fits(&cluster, &node, report);
+    inspector_sockets_differ(&cluster, &node, &complete, report);
     let members: Vec<_> = members.into_iter().map(|draft| draft.member).collect();
     let this = members
         .iter()
@@ -246,6 +248,37 @@ fn socket_path_fits(cluster: &ClusterConfig, node: &NodeDraft, report: &mut Repo
     }
 }
 
+/// Each service's inspector processes have a socket of their own, with a path that a socket can have.
+fn inspector_sockets_differ(
+    cluster: &ClusterConfig,
+    node: &NodeDraft,
+    services: &[&ServiceDraft],
+    report: &mut Report<'_>,
+) {
+    let admin = format!("{}-{}.sock", cluster.name, node.config.id);
+    let mut taken = HashMap::from([(
+        node.config.run_dir.join(admin),
+        "it is the daemon's own".to_owned(),
+    )]);
+    for draft in services {
+        let service = &draft.service;
+        let Some(socket) = &service.process else {
+            continue;
+        };
+        let path = inspector_socket(&node.config, &service.name, socket);
+        let what = format!("the inspector's socket {}", path.display());
+        let help = "choose another `inspector_socket`";
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            let message = format!("{what} is longer than {MAX_SOCKET_PATH} bytes");
+            report.error(&draft.inspector, message, help);
+        }
+        let by = format!("{:?} in line {} has it", service.name, service.line);
+        if let Some(by) = taken.insert(path, by) {
+            report.error(&draft.inspector, format!("{what} is taken: {by}"), help);
+        }
+    }
+}
+
 fn unique_services(services: &[&ServiceDraft], report: &mut Report<'_>) {
     for (position, draft) in services.iter().enumerate() {
         let Service {
@@ -395,16 +428,23 @@ fn covers(wide: &Matcher, narrow: &Matcher) -> bool {
 }
 
 /// With splice, only the first request of a connection is inspected (DTS §4.4.1: "currently DTS does
-/// not support inspecting multiple requests on a single TCP connection"). With adoption that is a choice.
+/// not support inspecting multiple requests on a single TCP connection"), and so it is with inspector processes. With
+/// adoption and rules that is a choice.
 fn later_requests_follow_the_first(draft: &ServiceDraft, report: &mut Report<'_>) {
     let service = &draft.service;
     let requests_differ = !service.rules.is_empty() || service.default == Target::HashUri;
     let first_only = service.handover == Handover::Splice || !service.each_request;
-    if service.mode == Mode::L7 && requests_differ && first_only {
+    let by_process = service.process.is_some();
+    if service.mode == Mode::L7 && (by_process || requests_differ && first_only) {
+        let who = if by_process {
+            "inspector sees"
+        } else {
+            "rules see"
+        };
         report.warning(
             &draft.header,
             format!(
-                "on a persistent connection to {:?} the rules see the first request only: later \
+                "on a persistent connection to {:?} the {who} the first request only: later \
                  ones go to the same node",
                 service.name
             ),

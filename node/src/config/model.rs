@@ -41,6 +41,12 @@ impl Config {
             .run_dir
             .join(format!("{}-{}.sock", self.cluster.name, self.node.id))
     }
+
+    /// The socket for a service's inspector processes; `None` where its rules decide.
+    pub fn inspector_socket(&self, service: &Service) -> Option<PathBuf> {
+        let socket = service.process.as_ref()?;
+        Some(inspector_socket(&self.node, &service.name, socket))
+    }
 }
 
 /// `[cluster]`: must be the same on all nodes.
@@ -79,6 +85,16 @@ pub struct NodeConfig {
     pub connections: u32,
     /// Threads of the inspector; never 0.
     pub workers: u16,
+}
+
+/// Where a service's inspector processes attach.
+pub(super) fn inspector_socket(
+    node: &NodeConfig,
+    service: &str,
+    socket: &ProcessSocket,
+) -> PathBuf {
+    let name = || node.run_dir.join(format!("{service}.inspector.sock"));
+    socket.path.clone().unwrap_or_else(name)
 }
 
 /// `[ring]`: must be the same on all nodes.
@@ -164,6 +180,8 @@ pub struct Service {
     pub each_request: bool,
     /// The port that the inspector listens on; `Some` in mode `l7`.
     pub inspector_port: Option<u16>,
+    /// Where programs outside the daemon attach that decide in place of the rules; `None` where the rules do.
+    pub process: Option<ProcessSocket>,
     /// What the clients speak.
     pub protocol: Protocol,
     /// Path prefixes whose requests stay on the node that the ring chose: the exception of the
@@ -239,6 +257,17 @@ pub enum Protocol {
     /// Anything in which the client speaks first. The inspector waits for so many bytes and looks at none of them: all
     /// connections go to the default target (the paper's §4.2).
     Bytes(u16),
+}
+
+/// The socket that a service's inspector processes attach to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProcessSocket {
+    /// Its path, absolute; `None`: see [`Config::inspector_socket`].
+    pub path: Option<PathBuf>,
+    /// The user that may attach besides the daemon's own: a name or a number.
+    pub user: Option<String>,
+    /// The group whose users may attach: a name or a number.
+    pub group: Option<String>,
 }
 
 /// What becomes of a connection that can't go where it should.

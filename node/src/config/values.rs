@@ -209,6 +209,25 @@ pub(super) fn mode(value: &DeValue<'_>) -> Result<Mode, Problem> {
     one_of(value, &[("l4", Mode::L4), ("l7", Mode::L7)])
 }
 
+/// Whether a process decides in place of the rules.
+pub(super) fn inspector(value: &DeValue<'_>) -> Result<bool, Problem> {
+    one_of(value, &[("rules", false), ("process", true)])
+}
+
+/// A user or group: a name, or a number as text.
+pub(super) fn account(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '$');
+    if (1..=63).contains(&text.len()) && text.chars().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::new(
+            format!("is {text:?}, which can't be a user or group"),
+            "write a name as in /etc/passwd or /etc/group, or a number in quotes",
+        ))
+    }
+}
+
 pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Problem> {
     const HELP: &str = "write \"http\", or { bytes = 4 } for another protocol";
     match value {

@@ -20,6 +20,7 @@ use crate::current::{Current, InspectedService};
 use crate::kernel::host::clock::monotonic_ns;
 use crate::kernel::socket::interface_is_up;
 use crate::kernel::{AttachMode, FilterError};
+use crate::processes::Processes;
 
 /// How long a connection that is noted as undecided may have been so: after that its client has given up.
 const UNDECIDED_MS: u32 = 2_000;
@@ -192,6 +193,10 @@ impl Daemon {
             handover: service.handover.into(),
             method,
             inspector_port: service.inspector_port,
+            processes: service
+                .process
+                .is_some()
+                .then(|| self.sockets.processes(&service.name).attached()),
             listener_present: listens(service.vip, service.port),
         }
     }
@@ -240,6 +245,11 @@ impl Daemon {
                 *all.entry(format!("{}.{name}", service.service.name))
                     .or_insert(0) += count;
             }
+            if let Some(processes) = &service.processes {
+                let counts = process_counts(processes);
+                let name = &service.service.name;
+                all.extend(counts.map(|(counter, count)| (format!("{name}.{counter}"), count)));
+            }
         }
         let counters = self.handovers.counters();
         for (name, counter) in [
@@ -272,6 +282,22 @@ fn undecided(service: &InspectedService) -> UndecidedView {
         ended: read(&counters.ended),
         unreadable: service.rules.unreadable(),
     }
+}
+
+fn process_counts(processes: &Processes) -> impl Iterator<Item = (&'static str, u64)> {
+    let c = processes.counters();
+    [
+        ("processes", processes.attached() as u64),
+        ("asking", processes.asking() as u64),
+        ("attached", read(&c.attached)),
+        ("unattended", read(&c.unattended)),
+        ("orphaned", read(&c.orphaned)),
+        ("crowded", read(&c.crowded)),
+        ("passed", read(&c.passed)),
+        ("no_member", read(&c.no_member)),
+        ("malformed", read(&c.malformed)),
+    ]
+    .into_iter()
 }
 
 fn read(counter: &AtomicU64) -> u64 {

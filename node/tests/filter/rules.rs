@@ -18,6 +18,7 @@ use dts_core::verdict::{Action, COUNTERS, Verdict};
 use dts_node::current::{Current, Inspectors};
 use dts_node::inspect::{ConnectionInfo, Decision, TargetChoice};
 use dts_node::placement::NodeIndex;
+use dts_node::processes::Sockets;
 use dts_node::rules::told;
 
 use self::configuration::{FIRST_PORT, NODES, SERVICES, address, any_configuration};
@@ -101,7 +102,8 @@ impl Node {
         let filter = &bench.filter;
         let (config, _) = dts_node::config::Config::parse("dts.toml".as_ref(), text)
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let current = Current::new(config, hash, 1, &Inspectors::new()).expect("few points");
+        let current = Current::new(config, hash, 1, &Inspectors::new(), &Sockets::default())
+            .expect("few points");
         let old = filter.rules().expect("rules");
         let told = told(&current, |_| true, &old, &[]);
         filter.add_rules(&told.tables).expect("room for the rules");

@@ -164,6 +164,9 @@ pub struct ServiceView {
     pub method: Option<MethodView>,
     /// The inspector's port; `None` in mode `l4`.
     pub inspector_port: Option<u16>,
+    /// How many inspector processes are attached; `None` where none is wanted.
+    #[serde(default)]
+    pub processes: Option<usize>,
     /// Whether a server application listens on this node.
     pub listener_present: bool,
     /// The connections that this node's inspector has not decided about; `None` in mode `l4`.

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 use crate::config::diagnostic::{Report, Reported};
 use crate::config::model::{
-    Fate, Handover, Matcher, Mode, NodeId, Protocol, Rule, Service, Target,
+    Fate, Handover, Matcher, Mode, NodeId, ProcessSocket, Protocol, Rule, Service, Target,
 };
 use crate::config::reader::{Reader, elements, parsed};
 use crate::config::values;
@@ -24,6 +24,8 @@ pub(in crate::config) struct ServiceDraft {
     pub(in crate::config) vip: Range<usize>,
     pub(in crate::config) port: Range<usize>,
     pub(in crate::config) inspector_port: Option<Range<usize>>,
+    /// Where it says that a process inspects.
+    pub(in crate::config) inspector: Range<usize>,
     /// Where each of the service's rules begins.
     pub(in crate::config) rules: Vec<Range<usize>>,
 }
@@ -78,6 +80,7 @@ fn service(
     let inspector_port = inspection.port.as_ref().map(Spanned::span);
     let rules: Vec<_> = inspection.rules.iter().map(Spanned::span).collect();
     let (name_span, port_span) = (name.span(), port.span());
+    let inspector = inspection.inspector.unwrap_or_else(|| header.clone());
     let of_first = Service {
         name: name.into_inner(),
         vip: *vips[0].get_ref(),
@@ -86,6 +89,7 @@ fn service(
         handover: inspection.handover,
         each_request: inspection.each_request,
         inspector_port: inspection.port.map(Spanned::into_inner),
+        process: inspection.process,
         protocol: inspection.protocol,
         keep_local: inspection.keep_local,
         rules: inspection
@@ -107,6 +111,7 @@ fn service(
         port: port_span.clone(),
         inspector_port: inspector_port.clone(),
         rules: rules.clone(),
+        inspector: inspector.clone(),
         service: Service {
             vip: vip.into_inner(),
             ..of_first.clone()
@@ -146,6 +151,9 @@ struct Inspection {
     port: Option<Spanned<u16>>,
     handover: Handover,
     each_request: bool,
+    process: Option<ProcessSocket>,
+    /// Where `inspector` is given.
+    inspector: Option<Range<usize>>,
     protocol: Protocol,
     keep_local: Vec<String>,
     rules: Vec<Spanned<Rule>>,
@@ -163,6 +171,8 @@ impl Default for Inspection {
             port: None,
             handover: Handover::Auto,
             each_request: true,
+            process: None,
+            inspector: None,
             protocol: Protocol::Http,
             keep_local: Vec::new(),
             rules: Vec::new(),
@@ -179,10 +189,14 @@ impl Default for Inspection {
 impl Inspection {
     /// Of an `l4` service: any of its keys is a misunderstanding.
     fn none(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Self, Reported> {
-        const KEYS: [&str; 12] = [
+        const KEYS: [&str; 16] = [
             "handover",
             "each_request",
             "inspector_port",
+            "inspector",
+            "inspector_socket",
+            "inspector_user",
+            "inspector_group",
             "protocol",
             "keep_local",
             "rule",
@@ -221,6 +235,7 @@ impl Inspection {
             values::boolean,
             fallback.each_request,
         );
+        let process = process(table, report);
         let protocol = table.or(report, "protocol", values::protocol, fallback.protocol);
         let keep_local = keep_local(table, report);
         let default = match table.raw("default") {
@@ -250,10 +265,13 @@ impl Inspection {
         let rules = rules(table, report, named);
         let protocol = protocol?;
         let span = protocol.span();
+        let (process, inspector) = process?;
         let inspection = Self {
             port: port?,
             handover: handover?.into_inner(),
             each_request: each_request?.into_inner(),
+            process,
+            inspector,
             protocol: protocol.into_inner(),
             keep_local: keep_local?,
             rules: rules?,
@@ -265,7 +283,38 @@ impl Inspection {
             on_undecided: on_undecided?.into_inner(),
         };
         inspection.check_protocol(report, &span)?;
+        inspection.check_process(report)?;
         Ok(inspection)
+    }
+
+    /// Refuses what means nothing where a process decides.
+    fn check_process(&self, report: &mut Report<'_>) -> Result<(), Reported> {
+        let (Some(_), Some(span)) = (&self.process, &self.inspector) else {
+            return Ok(());
+        };
+        let (what, help) = if !self.rules.is_empty() || !self.keep_local.is_empty() {
+            (
+                "has no use for `rule` and `keep_local`",
+                "remove them, or have the rules decide: `inspector = \"rules\"`",
+            )
+        } else if self.protocol != Protocol::Http {
+            (
+                "reads any protocol by itself",
+                "remove `protocol`, or have no process: `inspector = \"rules\"`",
+            )
+        } else if self.default == Target::HashUri {
+            (
+                "gives no URI that the default target could be chosen by",
+                "write default = \"local\" or { nodes = [\"n1\"] }",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(report.error(
+            span,
+            format!("an `inspector` that is a process {what}"),
+            help,
+        ))
     }
 
     /// Refuses what means nothing where requests are not read.
@@ -293,6 +342,41 @@ impl Inspection {
         };
         Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
     }
+}
+
+/// What decides in place of the rules, and where the file says so.
+type Process = (Option<ProcessSocket>, Option<Range<usize>>);
+
+fn process(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Process, Reported> {
+    let inspector = table.optional(report, "inspector", values::inspector)?;
+    let socket = table.optional(report, "inspector_socket", values::directory);
+    let user = table.optional(report, "inspector_user", values::account);
+    let group = table.optional(report, "inspector_group", values::account);
+    let (socket, user, group) = (socket?, user?, group?);
+    let span = inspector.as_ref().map(Spanned::span);
+    if inspector.is_some_and(Spanned::into_inner) {
+        let process = ProcessSocket {
+            path: socket.map(Spanned::into_inner),
+            user: user.map(Spanned::into_inner),
+            group: group.map(Spanned::into_inner),
+        };
+        return Ok((Some(process), span));
+    }
+    let given = [
+        ("inspector_socket", socket.map(|s| s.span())),
+        ("inspector_user", user.map(|s| s.span())),
+        ("inspector_group", group.map(|s| s.span())),
+    ];
+    for (key, span) in given {
+        if let Some(span) = span {
+            return Err(report.error(
+                &span,
+                format!("`{key}` means nothing where no process inspects"),
+                "remove it, or write `inspector = \"process\"`",
+            ));
+        }
+    }
+    Ok((None, span))
 }
 
 fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {

@@ -383,3 +383,106 @@ fn rules_that_are_never_reached_are_a_warning() {
     let (_, warnings) = parse(&reached).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
 }
+
+/// The example with a process as the inspector of its first service, and no rules.
+fn with_process(more: &str) -> String {
+    let end = EXAMPLE.find("keep_local").unwrap();
+    format!("{}inspector = \"process\"\n{more}", &EXAMPLE[..end])
+}
+
+#[test]
+fn a_process_may_inspect() {
+    let (config, warnings) = parse(&with_process("")).unwrap();
+    let web = &config.services[0];
+    assert_eq!(web.process, Some(ProcessSocket::default()));
+    let path = config.inspector_socket(web).unwrap();
+    assert_eq!(path, Path::new("/run/dts/web.inspector.sock"));
+    assert!(
+        warnings[0]
+            .message
+            .contains("the inspector sees the first request only")
+    );
+    assert_eq!(warnings.len(), 1);
+
+    let more = "inspector_socket = \"/run/x.sock\"\ninspector_user = \"www-data\"\n\
+                inspector_group = \"33\"\n";
+    let (config, _) = parse(&with_process(more)).unwrap();
+    let expected = ProcessSocket {
+        path: Some("/run/x.sock".into()),
+        user: Some("www-data".to_owned()),
+        group: Some("33".to_owned()),
+    };
+    assert_eq!(config.services[0].process, Some(expected));
+
+    let (config, _) = parse(&changed("keep_local", "inspector = \"rules\"\nkeep_local")).unwrap();
+    assert_eq!(config.services[0].process, None);
+    assert_eq!(config.inspector_socket(&config.services[0]), None);
+}
+
+#[test]
+fn a_process_leaves_nothing_to_rules() {
+    for (more, expected) in [
+        (
+            "keep_local = [\"/a\"]",
+            "has no use for `rule` and `keep_local`",
+        ),
+        (
+            "rule = [{ path = \"/a\", to = \"local\" }]",
+            "has no use for `rule` and `keep_local`",
+        ),
+        ("protocol = { bytes = 4 }", "reads any protocol by itself"),
+        (
+            "default = { hash = \"uri\" }",
+            "gives no URI that the default target could be chosen by",
+        ),
+    ] {
+        let found = errors(&with_process(more));
+        let expected = format!("24:13: error: an `inspector` that is a process {expected}");
+        assert!(
+            found.len() == 1 && found[0].starts_with(&expected),
+            "{more}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn the_socket_of_a_process_needs_a_process_and_a_place_of_its_own() {
+    for key in ["inspector_socket", "inspector_user", "inspector_group"] {
+        let text = changed("keep_local", &format!("{key} = \"/x\"\nkeep_local"));
+        let found = errors(&text);
+        assert!(!found.is_empty() && found[0].contains(key), "{found:?}");
+        let text = changed("mode = \"l4\"", &format!("mode = \"l4\"\n{key} = \"/x\""));
+        let found = errors(&text);
+        let nothing = format!("`{key}` means nothing in a service with `mode = \"l4\"`");
+        assert!(found.len() == 1 && found[0].contains(&nothing), "{found:?}");
+    }
+    let text = changed("keep_local", "inspector_group = \"www-data\"\nkeep_local");
+    assert_only_error(
+        &text,
+        "24:19: error: `inspector_group` means nothing where no process inspects\n  help: remove it, \
+         or write `inspector = \"process\"`",
+    );
+    let second = "\n[[service]]\nname = \"b\"\nvip = \"198.18.0.100\"\nport = 81\nmode = \"l7\"\n\
+                  inspector_port = 8082\ninspector = \"process\"\n";
+    for (path, by) in [
+        ("/run/dts/web.inspector.sock", "\"web\" in line 18 has it"),
+        ("/run/dts/demo-n1.sock", "it is the daemon's own"),
+    ] {
+        let text = with_process(second) + &format!("inspector_socket = \"{path}\"\n");
+        let found = errors(&text);
+        let expected = format!("the inspector's socket {path} is taken: {by}");
+        assert!(
+            found.len() == 1 && found[0].contains(&expected),
+            "{found:?}"
+        );
+    }
+    let long = with_process(&format!("inspector_socket = \"/{}\"\n", "x".repeat(107)));
+    let found = errors(&long);
+    assert!(
+        found.len() == 1 && found[0].contains("longer than 107 bytes"),
+        "{found:?}"
+    );
+    let account = with_process("inspector_user = \"a b\"");
+    let found = errors(&account);
+    assert!(found[0].contains("can't be a user or group"), "{found:?}");
+}
