@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use dts_core::handover::adoption::is_adoption;
 use dts_core::handover::release;
 use dts_core::segment::{REQUEST_END_BIT, TcpHeader};
 
@@ -111,7 +110,7 @@ impl Ip {
             let extension: [u8; 2] = *bytes.get(l4..)?.first_chunk()?;
             next = extension[0];
             let end = l4 + 8 * (usize::from(extension[1]) + 1);
-            option = Some(ipv6_option(bytes.get(l4 + 2..end)?));
+            option = ipv6_option(bytes.get(l4 + 2..end)?);
             l4 = end;
         }
         if next != TCP {
@@ -139,10 +138,11 @@ fn ip_option(options: &[u8]) -> Option<String> {
     Some(kind(fourth).to_owned())
 }
 
-/// The same of IPv6 destination options: the only ones that nodes send are their own.
-fn ipv6_option(options: &[u8]) -> String {
-    let fourth = options.iter().copied().find(|byte| is_adoption(*byte));
-    fourth.map_or("release", kind).to_owned()
+/// The same of IPv6 destination options: the IPv4 option's bytes are among them as they are.
+fn ipv6_option(options: &[u8]) -> Option<String> {
+    let begins = |four: &&[u8]| four[0] == release::IP_OPTION && four[1] == release::LEN as u8;
+    let found = options.windows(4).find(begins)?;
+    Some(kind(found[3]).to_owned())
 }
 
 /// The kinds of adoption frames, by their letters.
@@ -279,6 +279,27 @@ mod tests {
         frame[37] = 0;
         let segment = read(&frame, frame.len() as u32).unwrap().segment;
         assert_eq!(segment.ip_option.as_deref(), Some("release"));
+    }
+
+    #[test]
+    fn in_ipv6_it_is_a_destination_option() {
+        let builder = PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv6([1; 16], [2; 16], 64)
+            .tcp(40_000, 80, 5, 500);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"hello").unwrap();
+        let mut header = [0; 24];
+        header[..2].copy_from_slice(&[TCP, 2]);
+        header[4..8].copy_from_slice(&[158, 16, 1, b'A']);
+        frame[20] = DESTINATION_OPTIONS;
+        frame[19] += 24;
+        frame.splice(54..54, header);
+        let segment = read(&frame, frame.len() as u32).unwrap().segment;
+        assert_eq!(segment.ip_option.as_deref(), Some("first"));
+        assert_eq!((segment.seq, segment.len), (5, 5));
+        frame[58] = 1;
+        let segment = read(&frame, frame.len() as u32).unwrap().segment;
+        assert_eq!(segment.ip_option, None);
     }
 
     #[test]
