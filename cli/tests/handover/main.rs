@@ -22,6 +22,7 @@ mod raw;
 mod requests;
 mod servers;
 mod uploads;
+mod wire;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         bytes::CASES,
         limits::CASES,
         odd::CASES,
+        wire::CASES,
     ];
     let trials = METHODS.iter().flat_map(|method| {
         let only = if method.adopts() {
