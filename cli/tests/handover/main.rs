@@ -24,6 +24,7 @@ mod raw;
 mod requests;
 mod servers;
 mod uploads;
+mod wire;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         limits::CASES,
         odd::CASES,
         inspectors::CASES,
+        wire::CASES,
     ];
     let over_ipv6 = METHODS_V6.iter().filter(|_| IPV6);
     let trials = METHODS.iter().chain(over_ipv6).flat_map(|method| {
