@@ -26,6 +26,7 @@ mod servers;
 mod uploads;
 mod wire;
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
@@ -47,43 +48,46 @@ macro_rules! cases {
 }
 pub(crate) use cases;
 
-/// Turn this on when the filter does IPv6: every case is run over IPv6 as well then, and there are those of both families.
-const IPV6: bool = true;
+/// What runs over IPv4 and over IPv6.
+const BOTH: &[&[Case]] = &[
+    files::CASES,
+    uploads::CASES,
+    edges::CASES,
+    failures::CASES,
+    requests::CASES,
+    options::CASES,
+    forged::CASES,
+    members::CASES,
+    l4::CASES,
+];
+/// What is about something else than packets, or takes long: over IPv6 as well where `DTS_IPV6` is `all`.
+const LONG: &[&[Case]] = &[
+    load::CASES,
+    daemons::CASES,
+    bytes::CASES,
+    limits::CASES,
+    inspectors::CASES,
+];
+/// The client made by hand speaks IPv4.
+const IPV4: &[&[Case]] = &[odd::CASES, wire::CASES, families::CASES];
+/// Of adopted connections only.
+const ADOPT: &[&[Case]] = &[adoption::CASES, owners::CASES];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // They measure times and load the machine: not side by side.
     arguments.test_threads = Some(1);
-    let cases = [
-        files::CASES,
-        uploads::CASES,
-        edges::CASES,
-        failures::CASES,
-        load::CASES,
-        requests::CASES,
-        options::CASES,
-        forged::CASES,
-        members::CASES,
-        daemons::CASES,
-        l4::CASES,
-        bytes::CASES,
-        limits::CASES,
-        odd::CASES,
-        inspectors::CASES,
-        wire::CASES,
-    ];
-    let over_ipv6 = METHODS_V6.iter().filter(|_| IPV6);
-    let trials = METHODS.iter().chain(over_ipv6).flat_map(|method| {
-        let only = if method.adopts() {
-            [adoption::CASES, owners::CASES]
-        } else {
-            [&[][..]; 2]
-        };
-        let both = match IPV6 && method.family == Family::V4 {
-            true => families::CASES,
-            false => &[],
-        };
-        let cases = cases.into_iter().chain(only).chain([both]).flatten();
+    let all = env::var("DTS_IPV6").is_ok_and(|which| which == "all");
+    let trials = METHODS.iter().chain(METHODS_V6).flat_map(|method| {
+        let v4 = method.family == Family::V4;
+        let sets = [
+            (BOTH, true),
+            (LONG, v4 || all),
+            (IPV4, v4),
+            (ADOPT, method.adopts()),
+        ];
+        let chosen = sets.into_iter().filter(|(_, chosen)| *chosen);
+        let cases = chosen.flat_map(|(cases, _)| cases.iter().copied().flatten());
         cases.map(move |(name, case)| {
             let name = name.trim_start_matches("handover::");
             Trial::test(format!("{}::{name}", method.name), move || {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dts_lab::{FileSet, Place, sha256};
 
 use crate::client::{PATIENCE, Response, connect, get};
-use crate::cluster::{APP, Cluster, Method, WEB, scale, wait_for};
+use crate::cluster::{APP, Cluster, Method, WEB, any_address, scale, wait_for};
 use crate::servers::{Server, read_head};
 
 crate::cases![alternating_nodes, switched_off, python_and_node, what_stays,];
@@ -105,7 +105,7 @@ fn switched_off(method: &'static Method) {
 
 /// An HTTP/1.1 server in Python that keeps connections.
 const PYTHON: &str = r#"
-import http.server, os, sys
+import http.server, os, socket, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -122,7 +122,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
-http.server.ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler).serve_forever()
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
+
+Server((sys.argv[2], int(sys.argv[1])), Handler).serve_forever()
 "#;
 
 /// The same in Node.js.
@@ -132,7 +135,7 @@ http.createServer((request, response) => {
   const body = request.url.repeat(20);
   response.writeHead(200, { "X-DTS-Node": process.env.NODE, "Content-Length": body.length });
   response.end(body);
-}).listen(Number(process.argv[2]), "0.0.0.0");
+}).listen(Number(process.argv[2]), process.argv[3]);
 process.on("uncaughtException", (error) => console.error(error));
 "#;
 
@@ -156,6 +159,7 @@ fn python_and_node(method: &'static Method) {
                     .arg(arguments[0])
                     .arg(directory.join(arguments[1]))
                     .arg(APP.to_string())
+                    .arg(any_address().to_string())
                     .env("NODE", place.to_string());
                 let process = cluster.spawn(place, &command).unwrap();
                 let listening = format!("ss -Htln sport = :{APP}");
