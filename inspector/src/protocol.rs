@@ -20,7 +20,7 @@
 //! | 0x04 | process | [`Leave`](ToDaemon::Leave) | `u64` connection |
 //! | 0x81 | daemon | [`Welcome`](ToProcess::Welcome) | `u16` version, text service |
 //! | 0x82 | daemon | [`Refused`](ToProcess::Refused) | `u16` version, `u8` reason |
-//! | 0x83 | daemon | [`Cluster`](ToProcess::Cluster) | see [`Cluster`](crate::Cluster) |
+//! | 0x83 | daemon | [`Cluster`](ToProcess::Cluster) | see [`Cluster`] |
 //! | 0x84 | daemon | [`Opened`](ToProcess::Opened) | `u64` connection, client's address and `u16` port, the service's |
 //! | 0x85 | daemon | [`Bytes`](ToProcess::Bytes) | `u64` connection, `u32` offset, `u8` 1 if no more will come, the bytes |
 //! | 0x86 | daemon | [`Ended`](ToProcess::Ended) | `u64` connection, `u8` reason |

@@ -1,9 +1,9 @@
 //! Inspector processes: programs outside the daemon that decide about a service's connections in place of its rules.
 //!
-//! They attach through a Unix socket of the service's ([`sockets`]), are shown what clients have sent, and answer when
+//! They attach through a Unix socket of the service's (`sockets`), are shown what clients have sent, and answer when
 //! they like. The daemon waits for none of them. Whoever has an undecided connection, a worker or the thread of adopted
 //! ones, keeps a [`Consultation`] about it: it shows bytes by copying them into the process's queue, and is woken when
-//! there is an answer. A task of the event loop writes the queue to the socket as fast as the process reads ([`serve`]).
+//! there is an answer. A task of the event loop writes the queue to the socket as fast as the process reads (`serve`).
 //!
 //! A process that doesn't answer lets its connections reach the service's `undecided_ms`, and the limits below; one that
 //! ends gives them their fate at once. In the same way, at once, fare connections that find no process.
