@@ -232,7 +232,7 @@ fn an_inspector_that_dies(method: &'static Method) {
     complete(waiting, "n1");
     assert!(begin.elapsed() < UNDECIDED, "{:?}", begin.elapsed());
     assert_eq!(counted(&cluster, 1, "orphaned"), 10);
-    assert_eq!(counted(&cluster, 1, "overdue"), 0);
+    assert_eq!(counted(&cluster, 1, "too_slow"), 0);
     assert_eq!(answered_by(&cluster, 1, "/n2/x"), 1);
     assert_eq!(counted(&cluster, 1, "unattended"), 1);
     let _again = library.start(&cluster, 1);
@@ -253,7 +253,7 @@ fn an_inspector_that_hangs(method: &'static Method) {
     let waiting = undecided(&cluster, 1, 10);
     traffic.go_on();
     wait_for("their time is up", PATIENCE, || {
-        counted(&cluster, 1, "overdue") == 10
+        counted(&cluster, 1, "too_slow") == 10
     });
     assert!(begin.elapsed() >= UNDECIDED, "{:?}", begin.elapsed());
     complete(waiting, "n1");
