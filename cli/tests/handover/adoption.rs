@@ -150,6 +150,7 @@ fn the_target_goes_before_it_has_the_request(method: &'static Method) {
 /// default target, and not when the inspecting node goes.
 fn a_target_whose_answer_is_lost_is_not_joined(method: &'static Method) {
     static SERVED: AtomicUsize = AtomicUsize::new(0);
+    SERVED.store(0, Ordering::SeqCst);
     let cluster = three(method);
     let _servers = serve(&cluster, 1..=3, &SERVED);
     for removed in [false, true] {
@@ -178,6 +179,7 @@ fn a_target_whose_answer_is_lost_is_not_joined(method: &'static Method) {
 /// Acceptance: delayed copies of a finished connection's request: the application sees the request once.
 fn a_late_copy_of_a_request(method: &'static Method) {
     static SERVED: AtomicUsize = AtomicUsize::new(0);
+    SERVED.store(0, Ordering::SeqCst);
     let cluster = Cluster::up(method, 2);
     let _server = Server::start(&cluster, 2, APP, |mut stream: TcpStream| {
         if read_head(&mut stream).is_ok() {

@@ -22,6 +22,7 @@ crate::cases![
 /// it there, although it would serve it itself by its rules. Connections that begin after the change are its own.
 fn the_owner_changes_while_an_answer_is_lost(method: &'static Method) {
     static SERVED: AtomicUsize = AtomicUsize::new(0);
+    SERVED.store(0, Ordering::SeqCst);
     let cluster = Cluster::up(method, 3);
     let _servers = serve(&cluster, 1..=3, &SERVED);
     let port = cluster.port_inspected_by(3);
@@ -55,6 +56,7 @@ fn the_owner_changes_while_an_answer_is_lost(method: &'static Method) {
 /// daemon has decided.
 fn a_node_without_its_server(method: &'static Method) {
     static SERVED: AtomicUsize = AtomicUsize::new(0);
+    SERVED.store(0, Ordering::SeqCst);
     let cluster = Cluster::with(method, 2, |spec| {
         let fate = "on_unreachable = \"default\"\n";
         let toml = services(method, 2);
