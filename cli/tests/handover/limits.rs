@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{FileSet, Place, VIP};
+use dts_lab::{FileSet, Place};
 use dts_node::admin::UndecidedView;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -31,8 +31,9 @@ const TRACES: Duration = Duration::from_secs(12);
 fn services(method: &Method, limits: &str) -> String {
     [(APP, 8082, "default"), (STRICT, 8083, "reset")]
         .map(|(port, inspector, fate)| {
+            let vip = vip(port).ip();
             format!(
-                "[[service]]\nname = \"{fate}\"\nvip = \"{VIP}\"\nport = {port}\nmode = \"l7\"\n\
+                "[[service]]\nname = \"{fate}\"\nvip = \"{vip}\"\nport = {port}\nmode = \"l7\"\n\
                  handover = \"{}\"\ninspector_port = {inspector}\ndefault = {{ nodes = [\"n2\"] }}\n\
                  on_undecided = \"{fate}\"\n{limits}\n[[service.rule]]\nhost = \"n1.test\"\n\
                  to = {{ nodes = [\"n1\"] }}\n",
