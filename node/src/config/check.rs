@@ -260,7 +260,10 @@ fn inspector_sockets_differ(
         node.config.run_dir.join(admin),
         "it is the daemon's own".to_owned(),
     )]);
-    for draft in services {
+    // Services of one table share theirs.
+    let mut tables = services.to_vec();
+    tables.dedup_by(|one, other| one.header == other.header);
+    for draft in tables {
         let service = &draft.service;
         let Some(socket) = &service.process else {
             continue;

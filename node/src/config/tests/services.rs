@@ -414,6 +414,17 @@ fn a_process_may_inspect() {
     };
     assert_eq!(config.services[0].process, Some(expected));
 
+    // One process for all of a service's addresses.
+    let both =
+        with_process("").replace("\"198.18.0.100\"", "[\"198.18.0.100\", \"2001:db8::100\"]");
+    let (config, warnings) = parse(&both).unwrap();
+    let sockets = config.services.iter().map(|s| config.inspector_socket(s));
+    assert_eq!(
+        sockets.collect::<Vec<_>>(),
+        [Some(path.clone()), Some(path)]
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+
     let (config, _) = parse(&changed("keep_local", "inspector = \"rules\"\nkeep_local")).unwrap();
     assert_eq!(config.services[0].process, None);
     assert_eq!(config.inspector_socket(&config.services[0]), None);
