@@ -194,11 +194,12 @@ fn open(service: &str, path: &Path, socket: &ProcessSocket) -> Result<UnixListen
         fs::remove_file(path).map_err(|e| unusable("replace the old socket", e))?;
     }
     let listener = UnixListener::bind(path).map_err(|e| unusable("open the socket", e))?;
-    // First nobody else, then the right ones.
+    // First nobody else, then the right ones. The user last: another's file is not the daemon's to change (CAP_FOWNER).
     let allow = |mode| fs::set_permissions(path, Permissions::from_mode(mode));
     let permitted = allow(0o600)
-        .and_then(|()| chown(path, user, group))
+        .and_then(|()| chown(path, None, group))
         .and_then(|()| allow(if group.is_some() { 0o660 } else { 0o600 }))
+        .and_then(|()| chown(path, user, None))
         .and_then(|()| listener.set_nonblocking(true));
     permitted.map_err(|e| unusable("set the permissions", e))?;
     Ok(listener)
