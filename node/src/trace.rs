@@ -65,7 +65,8 @@ struct State {
 
 /// One trace.
 struct Feed {
-    wanted: TraceSettings,
+    /// It gets what fits one of these: a service with several VIPs is wanted at each.
+    wanted: Vec<TraceSettings>,
     /// When it began, by the monotonic clock.
     since: u64,
     /// What the filter had missed by then.
@@ -139,7 +140,7 @@ impl Tracer {
 
     /// Has the filter go on with what the traces want.
     fn renew(&self, feeds: &[Feed]) -> Result<(), crate::kernel::FilterError> {
-        let union = union(feeds.iter().map(|feed| &feed.wanted));
+        let union = union(feeds.iter().flat_map(|feed| &feed.wanted));
         self.filter.set_trace(&TraceSettings {
             until: monotonic_ns() + LEASE.as_nanos() as u64,
             ..union
@@ -148,36 +149,41 @@ impl Tracer {
 }
 
 /// What a query wants, in the filter's form.
-fn wanted(query: &TraceQuery, config: &Config) -> Result<TraceSettings, String> {
-    let service = match &query.service {
-        None => None,
-        Some(name) => Some(service_named(config, name)?),
+fn wanted(query: &TraceQuery, config: &Config) -> Result<Vec<TraceSettings>, String> {
+    let ends = match &query.service {
+        None => vec![(Addr::default(), 0)],
+        Some(name) => ends_of(config, name)?,
     };
-    Ok(TraceSettings {
+    let at = |(vip, port): (Addr, u16)| TraceSettings {
         client: query
             .client
             .map(|ip| ip.to_canonical())
             .map(Addr::from)
             .unwrap_or_default(),
         client_port: query.client_port.unwrap_or(0).into(),
-        vip: service.map(|s| Addr::from(s.vip)).unwrap_or_default(),
-        port: service.map_or(0, |s| s.port).into(),
+        vip,
+        port: port.into(),
         flags: if query.all { wish::ALL } else { 0 },
         ..TraceSettings::default()
-    })
+    };
+    Ok(ends.into_iter().map(at).collect())
 }
 
-fn service_named<'a>(config: &'a Config, name: &str) -> Result<&'a Service, String> {
-    let found = config.services.iter().find(|service| service.name == name);
-    found.ok_or_else(|| {
-        let names: Vec<&str> = config.services.iter().map(|s| &*s.name).collect();
-        match names[..] {
-            [] => format!("there is no service {name:?}: the node has none"),
-            _ => format!(
-                "there is no service {name:?}: the node has {}",
-                names.join(", ")
-            ),
-        }
+/// Where the service of this name is; one with several VIPs is in the configuration for each of them.
+fn ends_of(config: &Config, name: &str) -> Result<Vec<(Addr, u16)>, String> {
+    let its = config.services.iter().filter(|s| s.name == name);
+    let ends: Vec<_> = its.map(|s| (Addr::from(s.vip), s.port)).collect();
+    if !ends.is_empty() {
+        return Ok(ends);
+    }
+    let mut names: Vec<&str> = config.services.iter().map(|s| &*s.name).collect();
+    names.dedup();
+    Err(match names[..] {
+        [] => format!("there is no service {name:?}: the node has none"),
+        _ => format!(
+            "there is no service {name:?}: the node has {}",
+            names.join(", ")
+        ),
     })
 }
 
@@ -200,9 +206,12 @@ fn union<'a>(mut all: impl Iterator<Item = &'a TraceSettings>) -> TraceSettings 
 }
 
 /// Whether somebody who wants this wants a record that the filter has made for all.
-fn fits(wanted: &TraceSettings, record: &TraceRecord) -> bool {
+fn fits(wanted: &[TraceSettings], record: &TraceRecord) -> bool {
     let extra = record.known & known::EXTRA != 0;
-    wanted.wants(&record.flow) && (!extra || wanted.flags & wish::ALL != 0)
+    let fits_one = |wanted: &TraceSettings| {
+        wanted.wants(&record.flow) && (!extra || wanted.flags & wish::ALL != 0)
+    };
+    wanted.iter().any(fits_one)
 }
 
 /// What the thread works with.
@@ -393,6 +402,8 @@ fn service_of(config: &Config, flow: &FlowKey) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const A: Addr = Addr::v4([198, 18, 0, 1]);
@@ -405,6 +416,32 @@ mod tests {
             flags,
             ..TraceSettings::default()
         }
+    }
+
+    #[test]
+    fn a_service_is_traced_at_each_of_its_vips() {
+        let text = r#"
+            cluster = { name = "demo", secret_file = "/etc/dts/secret" }
+            node = { id = "n1", front = "eth0", back = "eth1", address = "198.18.1.11" }
+            membership.members = [{ id = "n1", address = "198.18.1.11" }]
+            [[service]]
+            name = "web"
+            vip = ["198.18.0.100", "2001:db8::100"]
+            port = 80
+            mode = "l4""#;
+        let config = Config::parse(Path::new("dts.toml"), text).unwrap().0;
+        let query = |service: &str| TraceQuery {
+            service: Some(service.to_owned()),
+            ..TraceQuery::default()
+        };
+        let both = wanted(&query("web"), &config).unwrap();
+        let ends: Vec<_> = both.iter().map(|one| (one.vip, one.port)).collect();
+        let v6: IpAddr = "2001:db8::100".parse().unwrap();
+        let v4 = Addr::v4([198, 18, 0, 100]);
+        assert_eq!(ends, [(v4, 80), (Addr::from(v6), 80)]);
+        assert_eq!(union(both.iter()), of(Addr::default(), 80, 0));
+        let error = wanted(&query("x"), &config).unwrap_err();
+        assert_eq!(error, "there is no service \"x\": the node has web");
     }
 
     #[test]
