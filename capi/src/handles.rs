@@ -56,8 +56,12 @@ impl Handles {
         Some(())
     }
 
-    pub(crate) fn add_connection(&self, inspector: c_int, connection: Connection) -> c_int {
+    /// `None` when the attachment has been ended meanwhile.
+    pub(crate) fn add_connection(&self, inspector: c_int, connection: Connection) -> Option<c_int> {
         let mut tables = self.tables();
+        if !tables.inspectors.contains_key(&inspector) {
+            return None;
+        }
         let number = loop {
             let number = FIRST + tables.given;
             tables.given = (tables.given + 1) & (FIRST - 1);
@@ -71,7 +75,7 @@ impl Handles {
         tables
             .connections
             .insert(number, (inspector, Arc::new(connection)));
-        number
+        Some(number)
     }
 
     /// EBADF when it is none.

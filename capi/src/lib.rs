@@ -97,7 +97,7 @@ pub extern "C" fn dts_accept(inspector: c_int) -> c_int {
     result(self::inspector(inspector).and_then(|attached| {
         let connection = attached.accept().map_err(|error| error.errno())?;
         let number = HANDLES.add_connection(inspector, connection);
-        Ok(number.into())
+        Ok(number.ok_or(libc::EBADF)?.into())
     }))
 }
 
