@@ -181,8 +181,10 @@ fn forward_copy(
     settings: &NodeSettings,
 ) -> Result<(), DropReason> {
     readdress(skb, segment, room, settings)?;
-    skb.send_copy(settings.back)?;
-    remove_option(skb, segment, room)
+    let sent = skb.send_copy(settings.back);
+    // In any case: what follows is made of the segment as it was.
+    remove_option(skb, segment, room)?;
+    sent
 }
 
 #[inline(always)]

@@ -2,8 +2,8 @@
 //! (`dts_core::handover::destination`).
 
 use dts_core::handover::{
-    destination::{self, PREFIX, SUFFIX},
-    release::LEN,
+    destination::{self, PREFIX},
+    release::{LEN, Room},
 };
 
 use super::{
@@ -95,13 +95,11 @@ fn insert_v6(skb: Skb, ip: &Ip, option: &[u8; LEN]) -> Rewrite {
     if ip.header_len > IPV6 {
         return Err(FAILED);
     }
+    let mut header = destination::Header::default();
+    destination::emit(&Room { bytes: *option }, &mut header);
     skb.adjust_room(HEADER as i32)?;
-    skb.store(ETH + IPV6, &PREFIX)?;
-    skb.store(ip.option_at(), option)?;
-    skb.store(ip.option_at() + OPTION, &SUFFIX)?;
-    skb.add_to_sum(csum_diff(&[0u8; 4], &PREFIX));
-    skb.add_to_sum(csum_diff(&[0u8; 4], option));
-    skb.add_to_sum(csum_diff(&[0u8; 4], &SUFFIX));
+    skb.store(ETH + IPV6, &header.bytes)?;
+    skb.add_to_sum(csum_diff(&[0u8; 4], &header.bytes));
     set_length(skb, ip, ip.total_len + HEADER)?;
     skb.store_summed(V6_NEXT_HEADER, &[destination::NEXT_HEADER])
 }
@@ -121,6 +119,8 @@ pub fn remove_ip_option(skb: Skb, ip: &Ip, option: &[u8; LEN]) -> Rewrite {
         [ip.header_len, ip.header_len - OPTION],
         [ip.total_len, ip.total_len - OPTION],
     )?;
+    // The kernel takes what goes out of the frame's sum. The header's own must stay zero.
+    skb.add_to_sum(csum_diff(&[0u8; 4], option));
     skb.adjust_room(-(OPTION as i32))
 }
 
@@ -129,12 +129,12 @@ fn remove_v6(skb: Skb, ip: &Ip) -> Rewrite {
     if ip.header_len != IPV6 + HEADER {
         return Err(FAILED);
     }
-    let Some(header) = skb.load::<{ HEADER as usize }>(ETH + IPV6) else {
+    let Some(next) = skb.load::<1>(ETH + IPV6) else {
         return Err(FAILED);
     };
     set_length(skb, ip, ip.total_len - HEADER)?;
-    skb.store_summed(V6_NEXT_HEADER, &[header[0]])?;
-    skb.add_to_sum(csum_diff(&header, &[0u8; 4]));
+    skb.store_summed(V6_NEXT_HEADER, &next)?;
+    // The kernel takes what goes out of the frame's sum.
     skb.adjust_room(-(HEADER as i32))
 }
 

@@ -170,10 +170,11 @@ fn fresh_v6(skb: Skb, [src, dst]: [&Addr; 2], len: u32, class: u8) -> Rewrite {
     Ok(())
 }
 
-/// Takes an IPv6 header out of the frame's sum. An IPv4 header's is always zero.
+/// Takes an IPv6 header's second half out of the frame's sum: the kernel does so with the half that it takes out of the
+/// frame. An IPv4 header's sum is always zero.
 #[inline(always)]
 fn forget_v6(skb: Skb) -> Rewrite {
-    let Some(words) = skb.load_words::<10>(ETH) else {
+    let Some(words) = skb.load_words::<5>(ETH + IPV6 - IPV4) else {
         return Err(FAILED);
     };
     skb.add_to_sum(csum_diff(&words, &[0u32]));
