@@ -200,26 +200,20 @@ impl Undecided {
             local: SocketAddr::new(flow.local.into(), flow.local_port),
         };
         let full = bytes.len() >= service.service.undecided_bytes;
-        let decision = match &service.processes {
-            None => service.inspector.inspect(&info, bytes),
-            Some(processes) => {
-                let subject = Subject {
-                    flow,
-                    info: &info,
-                    bytes,
-                    last: full || ended,
-                };
-                let wake = || {
-                    let (answering, flow) = (answering.clone(), *flow);
-                    Wake::by(move || {
-                        // Nobody listens when the daemon ends.
-                        let _ = answering.send(Answer::Decided(flow));
-                    })
-                };
-                let asked = &mut self.consultation;
-                asked.decide(processes, &service.rules, &subject, wake)
-            }
+        let subject = Subject {
+            flow,
+            info: &info,
+            bytes,
+            last: full || ended,
         };
+        let wake = || {
+            let (answering, flow) = (answering.clone(), *flow);
+            Wake::by(move || {
+                // Nobody listens when the daemon ends.
+                let _ = answering.send(Answer::Decided(flow));
+            })
+        };
+        let decision = service.ask(&mut self.consultation, &subject, wake);
         if decision != Decision::NeedMore {
             return decision;
         }
@@ -231,7 +225,7 @@ impl Undecided {
             Some(reason) => reason,
             None => return Decision::NeedMore,
         };
-        self.consultation.overdue();
+        self.consultation.overdue(reason);
         service.counters.count_overdue(reason);
         service.rules.overdue(reason)
     }

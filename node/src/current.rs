@@ -16,9 +16,9 @@ use crate::config::{Config, Mode, Protocol, Service};
 use crate::inspect::bytes::BytesInspector;
 use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
-use crate::inspect::{Inspector, Reason};
+use crate::inspect::{Decision, Inspector, Reason};
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
-use crate::processes::{Processes, Sockets};
+use crate::processes::{Consultation, Processes, Sockets, Subject, Wake};
 use crate::waiting::{Waiting, fitting};
 
 /// A configuration in use.
@@ -53,12 +53,28 @@ pub struct InspectedService {
     pub waiting: Arc<Waiting>,
 }
 
+impl InspectedService {
+    /// Asks who decides about a connection: the inspector, which answers at once, or a process, which answers later and
+    /// is heard of through `wake`; `consultation` is what it is asked.
+    pub fn ask(
+        &self,
+        consultation: &mut Consultation,
+        subject: &Subject<'_>,
+        wake: impl FnOnce() -> Wake,
+    ) -> Decision {
+        match &self.processes {
+            None => self.inspector.inspect(subject.info, subject.bytes),
+            Some(processes) => consultation.decide(processes, &self.rules, subject, wake),
+        }
+    }
+}
+
 /// What became of a service's connections at the inspector.
 #[derive(Debug, Default)]
 pub struct InspectorCounters {
     /// Accepted.
     pub accepted: AtomicU64,
-    /// Handed over by a decision of the rules.
+    /// Handed over by a decision, of the rules or in place of them.
     pub decided: AtomicU64,
     /// Undecided after too many bytes.
     pub too_long: AtomicU64,

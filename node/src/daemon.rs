@@ -396,6 +396,9 @@ impl Daemon {
         let (config, warnings) = Config::load(&self.config_path)?;
         let old = self.current();
         refuse_restart(&old.config, &config)?;
+        if let Some(unknown) = unknown_service(&config, &self.inspectors) {
+            return Err(DaemonError::UnknownService(unknown.to_owned()));
+        }
         let epoch = self.filter.ring_epoch()? + 1;
         let new = Current::new(config, self.hash, epoch, &self.inspectors, &self.sockets)?;
         let changes = source::changes(&old.config, &new.config);

@@ -289,10 +289,13 @@ impl Consultation {
         }
     }
 
-    /// Notes that it was undecided for too long.
-    pub fn overdue(&mut self) {
+    /// Notes why it may not be undecided any longer.
+    pub fn overdue(&mut self, reason: Reason) {
         if let Some(question) = &mut self.question {
-            question.end_as(EndReason::Overdue);
+            question.end_as(match reason {
+                Reason::TooMany => EndReason::Dropped,
+                _ => EndReason::Overdue,
+            });
         }
     }
 

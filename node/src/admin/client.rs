@@ -117,8 +117,7 @@ impl Client {
 
     /// Has the daemon tell what its filter does with each segment, from now on.
     pub fn trace(self, query: TraceQuery) -> Result<(TraceStart, TraceReader), ClientError> {
-        let (start, reader) = self.begin(&Request::Trace(query))?;
-        Ok((start, reader))
+        self.begin(&Request::Trace(query))
     }
 
     fn ask<T: DeserializeOwned>(self, request: &Request) -> Result<T, ClientError> {

@@ -132,7 +132,7 @@ fn node(mut table: Reader<'_>, report: &mut Report<'_>) -> Result<NodeDraft, Rep
         report,
         "run_dir",
         values::directory,
-        PathBuf::from("/run/dts"),
+        PathBuf::from(dts_inspector::RUN_DIR),
     );
     let pin_dir = table.or(
         report,

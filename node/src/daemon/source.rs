@@ -180,12 +180,11 @@ impl Daemon {
                 name: chosen.method,
                 why: chosen.why.to_owned(),
             });
-        let mut inspected = current.inspected.iter();
-        let undecided = inspected
-            .find(|inspected| inspected.service.id() == service.id())
-            .map(|inspected| undecided(inspected));
+        let mut all = current.inspected.iter();
+        let inspected = all.find(|inspected| inspected.service.id() == service.id());
+        let processes = inspected.and_then(|inspected| inspected.processes.as_ref());
         ServiceView {
-            undecided,
+            undecided: inspected.map(|inspected| undecided(inspected)),
             name: service.name.clone(),
             vip: service.vip,
             port: service.port,
@@ -193,10 +192,7 @@ impl Daemon {
             handover: service.handover.into(),
             method,
             inspector_port: service.inspector_port,
-            processes: service
-                .process
-                .is_some()
-                .then(|| self.sockets.processes(&service.name).attached()),
+            processes: processes.map(|processes| processes.attached()),
             listener_present: listens(service.vip, service.port),
         }
     }

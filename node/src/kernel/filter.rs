@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{
     ASSIGN_TCP_REQSK, ConnEntry, ConnKey, Handover, LAYOUT_VERSION, NodeSettings, RingState,
@@ -21,7 +21,6 @@ use dts_core::entry::{
 use dts_core::ring::RingPoint;
 use dts_core::seq::Seq;
 use dts_core::verdict::{COUNTERS, Verdict};
-use thiserror::Error;
 
 use super::attach::Attachment;
 use super::handovers::Handovers;
@@ -31,10 +30,12 @@ use adopt::AdoptMaps;
 use trace::TraceMaps;
 
 pub mod adopt;
+mod error;
 mod settings;
 mod test_run;
 mod trace;
 
+pub use error::FilterError;
 pub use test_run::Ran;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DTS_EBPF_OBJECT"));
@@ -88,66 +89,6 @@ const CONNECTION_FIELDS: [&str; 5] = [
     "OUT_OF_ORDER",
     "TS_OFFSET",
 ];
-
-/// What can go wrong with the filter.
-#[derive(Debug, Error)]
-pub enum FilterError {
-    /// The directory for the pins can't be made.
-    #[error("cannot make {path} for the filter's maps; is a BPF file system mounted there?")]
-    Pins {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another release's daemon has left programs and maps that this one can't use.
-    #[error(
-        "{path} holds the filter of another release, which still runs: remove it with that release's \
-         `dts detach`, or with this one's (its connections end)"
-    )]
-    OtherLayout {
-        /// The other release's pins.
-        path: PathBuf,
-    },
-    /// The kernel refused the object.
-    #[error("the kernel refused the packet filter")]
-    Load(#[from] EbpfError),
-    /// The kernel refused a program.
-    #[error("the kernel refused a program of the packet filter")]
-    Program(#[from] ProgramError),
-    /// A program could not be attached.
-    #[error("cannot attach {program} to {interface}: {error}")]
-    Attach {
-        /// The program.
-        program: &'static str,
-        /// The interface.
-        interface: String,
-        /// Why.
-        error: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A map operation failed.
-    #[error("map {map} of the packet filter: {error}")]
-    Map {
-        /// The map.
-        map: &'static str,
-        /// Why.
-        error: MapError,
-    },
-    /// Reading a map as a whole failed.
-    #[error("cannot read map {map} of the packet filter")]
-    Read {
-        /// The map.
-        map: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The object does not have what this daemon expects.
-    #[error("the packet filter has no {what}: daemon and filter were not built together")]
-    Object {
-        /// The program or map.
-        what: &'static str,
-    },
-}
 
 /// What listens on a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -286,7 +227,7 @@ impl Filter {
             adopt: AdoptMaps::take(&mut ebpf)?,
             can_adopt: adopt.is_some(),
             trace: TraceMaps::take(&mut ebpf)?,
-            stats: unlocked(take(&mut ebpf, "STATS")?),
+            stats: take_map(&mut ebpf, "STATS")?,
             ebpf: Mutex::new(ebpf),
         })
     }
@@ -483,18 +424,19 @@ fn refuse_other_layouts(pins: &Path) -> Result<(), FilterError> {
 
 fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mutex<M>, FilterError>
 where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
+    M: TryFrom<Map, Error = MapError>,
+{
+    take_map(ebpf, name).map(Mutex::new)
+}
+
+fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, FilterError>
+where
+    M: TryFrom<Map, Error = MapError>,
 {
     let map = ebpf
         .take_map(name)
         .ok_or(FilterError::Object { what: name })?;
-    M::try_from(map).map(Mutex::new).map_err(map_error(name))
-}
-
-fn unlocked<M>(mutex: Mutex<M>) -> M {
-    mutex
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    M::try_from(map).map_err(map_error(name))
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> FilterError {

@@ -21,6 +21,9 @@ use super::{Processes, count, locked};
 /// How many processes may be connected to a service's socket.
 const MOST_PROCESSES: usize = 64;
 
+/// How many connections are looked at, greetings and refusals among them: others wait to be accepted.
+const MOST_CONVERSATIONS: usize = 2 * MOST_PROCESSES;
+
 /// How long a process may take to greet.
 const GREETING: Duration = Duration::from_secs(5);
 
@@ -51,7 +54,7 @@ pub(super) async fn listen(listener: UnixListener, processes: Arc<Processes>) {
     let mut ticks = interval(PERIOD);
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if conversations.len() < MOST_CONVERSATIONS => match accepted {
                 Ok((stream, _)) => {
                     conversations.spawn(converse(stream, Arc::clone(&processes)));
                 }
@@ -61,9 +64,9 @@ pub(super) async fn listen(listener: UnixListener, processes: Arc<Processes>) {
                     sleep(PAUSE).await;
                 }
             },
+            Some(_) = conversations.join_next() => {}
             _ = ticks.tick() => processes.give_up_lost(),
         }
-        while conversations.try_join_next().is_some() {}
     }
 }
 

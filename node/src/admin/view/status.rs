@@ -174,8 +174,8 @@ pub struct ServiceView {
     pub undecided: Option<UndecidedView>,
 }
 
-/// A service's connections that are undecided, and those that its rules could not decide about, by reason, counted since the
-/// configuration was read.
+/// A service's connections that are undecided, and those that its rules could not decide about, by reason, counted since
+/// the configuration was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UndecidedView {
     /// At present.

@@ -1,5 +1,7 @@
 //! `[[service]]`, its rules and targets.
 
+mod process;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -30,8 +32,8 @@ pub(in crate::config) struct ServiceDraft {
     pub(in crate::config) rules: Vec<Range<usize>>,
 }
 
-/// Reads all `[[service]]` tables, each a service for each of its VIPs; the nodes that targets name are added to `named`, also those of
-/// services that can't be used.
+/// Reads all `[[service]]` tables, each a service for each of its VIPs; the nodes that targets name are added to
+/// `named`, also those of services that can't be used.
 pub(super) fn services(
     root: &mut Reader<'_>,
     report: &mut Report<'_>,
@@ -235,7 +237,7 @@ impl Inspection {
             values::boolean,
             fallback.each_request,
         );
-        let process = process(table, report);
+        let process = process::read(table, report);
         let protocol = table.or(report, "protocol", values::protocol, fallback.protocol);
         let keep_local = keep_local(table, report);
         let default = match table.raw("default") {
@@ -287,36 +289,6 @@ impl Inspection {
         Ok(inspection)
     }
 
-    /// Refuses what means nothing where a process decides.
-    fn check_process(&self, report: &mut Report<'_>) -> Result<(), Reported> {
-        let (Some(_), Some(span)) = (&self.process, &self.inspector) else {
-            return Ok(());
-        };
-        let (what, help) = if !self.rules.is_empty() || !self.keep_local.is_empty() {
-            (
-                "has no use for `rule` and `keep_local`",
-                "remove them, or have the rules decide: `inspector = \"rules\"`",
-            )
-        } else if self.protocol != Protocol::Http {
-            (
-                "reads any protocol by itself",
-                "remove `protocol`, or have no process: `inspector = \"rules\"`",
-            )
-        } else if self.default == Target::HashUri {
-            (
-                "gives no URI that the default target could be chosen by",
-                "write default = \"local\" or { nodes = [\"n1\"] }",
-            )
-        } else {
-            return Ok(());
-        };
-        Err(report.error(
-            span,
-            format!("an `inspector` that is a process {what}"),
-            help,
-        ))
-    }
-
     /// Refuses what means nothing where requests are not read.
     fn check_protocol(&self, report: &mut Report<'_>, span: &Range<usize>) -> Result<(), Reported> {
         let Protocol::Bytes(bytes) = self.protocol else {
@@ -342,41 +314,6 @@ impl Inspection {
         };
         Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
     }
-}
-
-/// What decides in place of the rules, and where the file says so.
-type Process = (Option<ProcessSocket>, Option<Range<usize>>);
-
-fn process(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Process, Reported> {
-    let inspector = table.optional(report, "inspector", values::inspector)?;
-    let socket = table.optional(report, "inspector_socket", values::directory);
-    let user = table.optional(report, "inspector_user", values::account);
-    let group = table.optional(report, "inspector_group", values::account);
-    let (socket, user, group) = (socket?, user?, group?);
-    let span = inspector.as_ref().map(Spanned::span);
-    if inspector.is_some_and(Spanned::into_inner) {
-        let process = ProcessSocket {
-            path: socket.map(Spanned::into_inner),
-            user: user.map(Spanned::into_inner),
-            group: group.map(Spanned::into_inner),
-        };
-        return Ok((Some(process), span));
-    }
-    let given = [
-        ("inspector_socket", socket.map(|s| s.span())),
-        ("inspector_user", user.map(|s| s.span())),
-        ("inspector_group", group.map(|s| s.span())),
-    ];
-    for (key, span) in given {
-        if let Some(span) = span {
-            return Err(report.error(
-                &span,
-                format!("`{key}` means nothing where no process inspects"),
-                "remove it, or write `inspector = \"process\"`",
-            ));
-        }
-    }
-    Ok((None, span))
 }
 
 fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {

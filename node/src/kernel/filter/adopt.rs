@@ -12,7 +12,7 @@ use dts_core::ring::{MAX_POINTS, RingHashSpec, RingPoint};
 use dts_core::seq::Seq;
 
 use super::{
-    Ebpf, Filter, FilterError, Hash, Mutex, lock, map_error, settings::replace, take, unlocked,
+    Ebpf, Filter, FilterError, Hash, Mutex, lock, map_error, settings::replace, take, take_map,
 };
 use crate::kernel::shared::{Raw, read_plain};
 
@@ -54,7 +54,7 @@ impl AdoptMaps {
             ring: take(ebpf, "REQUEST_RING")?,
             points: take(ebpf, "REQUEST_POINTS")?,
             nodes: take(ebpf, "REQUEST_NODES")?,
-            requests: Mutex::new(Some(unlocked(take(ebpf, "REQUESTS")?))),
+            requests: Mutex::new(Some(take_map(ebpf, "REQUESTS")?)),
         })
     }
 }

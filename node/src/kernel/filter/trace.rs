@@ -3,7 +3,7 @@
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use dts_core::trace::{TraceRecord, TraceSettings};
 
-use super::{Ebpf, Filter, FilterError, Mutex, lock, map_error, take, unlocked};
+use super::{Ebpf, Filter, FilterError, Mutex, lock, map_error, take, take_map};
 use crate::kernel::shared::{Raw, read_plain};
 
 /// The maps of tracing. They are not pinned: a daemon that starts has its own, in which nothing is switched on.
@@ -18,7 +18,7 @@ impl TraceMaps {
         Ok(Self {
             settings: take(ebpf, "TRACE")?,
             records: take(ebpf, "TRACES")?,
-            missed: unlocked(take(ebpf, "TRACES_MISSED")?),
+            missed: take_map(ebpf, "TRACES_MISSED")?,
         })
     }
 }
