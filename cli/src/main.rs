@@ -8,6 +8,7 @@ mod failure;
 mod generate;
 mod node;
 mod render;
+mod row;
 mod secret;
 mod trace;
 

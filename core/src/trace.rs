@@ -5,6 +5,7 @@
 //! difference. The headers are kept as bytes, so a record says the same whatever the IP version.
 
 use crate::addr::{Addr, FlowKey};
+use crate::handover::destination::NEXT_HEADER as DESTINATION_OPTIONS;
 use crate::segment::{ACK, FIN, RST, SYN};
 
 /// How many bytes of a frame a record has: Ethernet, IP and TCP headers, each as long as they can be, and room.
@@ -136,7 +137,6 @@ const ETH: usize = 14;
 const IPV4: u8 = 20;
 const IPV6: usize = 40;
 const TCP: u8 = 6;
-const DESTINATION_OPTIONS: u8 = 60;
 /// Where a TCP header can begin: a mask that no header passes.
 const PLACES: usize = 0x7f;
 

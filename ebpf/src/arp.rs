@@ -34,8 +34,9 @@ fn read(skb: Skb) -> Option<Arp> {
     })
 }
 
-/// The multicast address that a VIP resolves to: 03:bf and the IPv4 address, as in Windows NLB.
-const fn multicast_mac(vip: [u8; 4]) -> [u8; 6] {
+/// The multicast address that a VIP resolves to: 03:bf and the address's last four bytes, which is all of an IPv4 address,
+/// as in Windows NLB.
+pub const fn multicast_mac(vip: [u8; 4]) -> [u8; 6] {
     [0x03, 0xbf, vip[0], vip[1], vip[2], vip[3]]
 }
 

@@ -72,7 +72,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// Reads EtherType and IPv4 header, in one go: it is what every packet costs.
+    /// Reads the IP header; EtherType and IPv4 header in one go: it is what every packet costs.
     #[inline(always)]
     pub fn parse(skb: Skb) -> Self {
         if skb.is_tagged() {
@@ -137,7 +137,8 @@ impl Frame {
 #[inline(always)]
 fn header_room() -> Option<&'static mut Ip> {
     let room = IP_HEADER.get_ptr_mut(0)?;
-    // SAFETY: this CPU's value, which only one program run at a time uses: see `options`.
+    // SAFETY: this CPU's value. A copy that is sent on to another node has its own header read here (`back::egress`) in the
+    // middle of the run that sends it: that run goes by its `Segment`, which has the header, and not by this one any more.
     Some(unsafe { &mut *room })
 }
 

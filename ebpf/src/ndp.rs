@@ -4,6 +4,7 @@ use dts_core::{addr::Addr, entry::NodeSettings, verdict::Action};
 
 use crate::{
     Outcome,
+    arp::multicast_mac,
     frame::{ETH, IPV6, Ip, Skb, macs, make_advertisement},
     maps::VIPS,
     outcome,
@@ -41,7 +42,7 @@ pub fn ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
         let Some((_, asker)) = macs(skb) else {
             return other;
         };
-        let mac = multicast_mac(&target);
+        let mac = multicast_mac(target.v4_tail());
         // Somebody who is about to take the address for its own has none to be answered at.
         if ip.src == Addr::default() {
             make_advertisement(skb, [&target, &Addr::v6(ALL_NODES)], &mac, false)?;
@@ -55,10 +56,4 @@ pub fn ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             skb.send(skb.ifindex()),
         ))
     })
-}
-
-/// The multicast address that a VIP resolves to: 03:bf and the address's last four bytes.
-const fn multicast_mac(vip: &Addr) -> [u8; 6] {
-    let [a, b, c, d] = vip.v4_tail();
-    [0x03, 0xbf, a, b, c, d]
 }

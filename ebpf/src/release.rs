@@ -1,7 +1,6 @@
 //! A SYN that reuses a port, sent on by the node that had the last connection to the one that inspected it.
 
 use dts_core::{
-    addr::FlowKey,
     entry::{ConnKey, NodeSettings, role},
     handover::release,
     seq::Seq,
@@ -13,6 +12,7 @@ use crate::{
     entries::{entry, forget_processing},
     facts::{settings, unix_seconds},
     frame::{Ip, Segment, Skb, insert_ip_option, ip_option, remove_ip_option},
+    front::client_flow,
     handover_syn::syn_room,
     maps::{CONNECTIONS, SynRoom},
     outcome,
@@ -62,12 +62,7 @@ pub fn ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
         let Some(segment) = Segment::read(skb, ip) else {
             return Err(DropReason::Malformed);
         };
-        segment.flow = FlowKey {
-            remote: ip.src,
-            local: ip.dst,
-            remote_port: segment.tcp.header.source,
-            local_port: segment.tcp.header.destination,
-        };
+        segment.flow = client_flow(ip, &segment.tcp.header);
         let Some(old) = verified_release(segment, room, settings) else {
             return Err(DropReason::BadTag);
         };

@@ -136,7 +136,7 @@ pub extern "C" fn trace_end(skb: *mut __sk_buff, program: u32, verdict: u32) -> 
     let (Some(wanted), Some(room), Some(settings)) = (wanted(), room(), settings()) else {
         return 0;
     };
-    if !take_came(skb, room, program) || !copy(skb, &mut room.record.after) {
+    if !take_came(skb, room, program) || verdict == OTHER || !copy(skb, &mut room.record.after) {
         return 0;
     }
     room.record.lengths[1] = skb.len();
@@ -147,7 +147,7 @@ pub extern "C" fn trace_end(skb: *mut __sk_buff, program: u32, verdict: u32) -> 
         return 0;
     }
     find_flow(room, settings);
-    if room.record.verdict == OTHER || !wanted.wants(&room.record.flow) {
+    if !wanted.wants(&room.record.flow) {
         return 0;
     }
     if is_extra(room) {

@@ -77,7 +77,6 @@ impl Incoming {
         &mut self,
         take: impl FnOnce(ToProcess<'_>) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        let mut chunk = [0; CHUNK];
         loop {
             let buffered = self.buffer.make_contiguous();
             if let Some((frame, length)) = next_frame(buffered, MAX_TO_PROCESS)? {
@@ -85,6 +84,8 @@ impl Incoming {
                 self.buffer.drain(..length);
                 return Ok(Some(taken));
             }
+            // Only here: most messages came with the one before.
+            let mut chunk = [0; CHUNK];
             match self.socket.read(&mut chunk) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.buffer.extend(&chunk[..count]),

@@ -14,6 +14,7 @@ use dts_lab::Segment;
 use dts_lab::ladder::{Ladder, Party, Rung, Step};
 
 use super::evidence::Outcome;
+use crate::row;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -67,6 +68,9 @@ fn heading(ladder: &Ladder, outcome: &Outcome) -> String {
     )
 }
 
+/// How many parties there are.
+const PARTIES: usize = 3;
+
 /// The place of a party's line, from the left.
 const fn line(party: Party) -> usize {
     DISTANCE
@@ -79,31 +83,13 @@ const fn line(party: Party) -> usize {
 
 /// The parties' lines alone.
 fn lines() -> String {
-    let mut row = vec![' '; line(Party::Processing) + 1];
-    for party in [Party::Client, Party::Inspecting, Party::Processing] {
-        row[line(party)] = '│';
-    }
-    row.into_iter().collect()
+    row::lines(PARTIES, DISTANCE).into_iter().collect()
 }
 
 /// The parties' lines with an arrow on which the first of `labels` is written that has room.
 fn arrow(from: Party, to: Party, labels: &[String]) -> String {
-    let (left, right) = (line(from.min(to)), line(from.max(to)));
-    let mut row: Vec<char> = lines().chars().collect();
-    row[left + 1..right].fill('─');
-    match from < to {
-        true => row[right - 1] = '▶',
-        false => row[left + 1] = '◀',
-    }
-    // At least one dash stays between label and head, and two before the label.
-    let room = right - left - 5;
-    let label = labels.iter().find(|label| label.chars().count() <= room);
-    for (place, character) in row[left + 3..]
-        .iter_mut()
-        .zip(label.into_iter().flat_map(|l| l.chars()))
-    {
-        *place = character;
-    }
+    let mut row = row::lines(PARTIES, DISTANCE);
+    row::draw_arrow(&mut row, (line(from), line(to)), labels, false);
     row.into_iter().collect()
 }
 

@@ -3,6 +3,8 @@
 use anstyle::{AnsiColor, Style};
 use dts_node::admin::TraceStart;
 
+use crate::row;
+
 use super::merge::Rung;
 use super::notes::{labels, note};
 use super::numbers::Numbers;
@@ -92,29 +94,17 @@ impl Ladder {
 
     /// The parties' lines alone.
     fn lines(&self) -> Vec<char> {
-        let mut row = vec![' '; DISTANCE * (self.parties.len() - 1) + 1];
-        row.iter_mut().step_by(DISTANCE).for_each(|c| *c = '│');
-        row
+        row::lines(self.parties.len(), DISTANCE)
     }
 
-    /// The parties' lines with an arrow on which the first of `labels` is written that has room. A segment that doesn't
-    /// get there has no head.
+    /// The parties' lines with an arrow.
     fn row(&self, (from, to): (usize, usize), labels: &[String], dropped: bool) -> String {
-        let mut row = self.lines();
         if from == to {
             return self.to_itself(from, labels, dropped);
         }
-        let (left, right) = (DISTANCE * from.min(to), DISTANCE * from.max(to));
-        row[left + 1..right].fill('─');
-        match (from < to, dropped) {
-            (true, false) => row[right - 1] = '▶',
-            (false, false) => row[left + 1] = '◀',
-            (true, true) => row[right - 1] = '╳',
-            (false, true) => row[left + 1] = '╳',
-        }
-        // At least one dash stays between label and head, and two before the label.
-        let room = right - left - 5;
-        write(&mut row[left + 3..], labels, room);
+        let mut row = self.lines();
+        let places = (DISTANCE * from, DISTANCE * to);
+        row::draw_arrow(&mut row, places, labels, dropped);
         row.into_iter().collect()
     }
 
@@ -127,16 +117,8 @@ impl Ladder {
             false => DISTANCE * at + 2,
         };
         row[DISTANCE * at] = if dropped { '╳' } else { '↺' };
-        write(&mut row[begin..], labels, DISTANCE - 3);
+        row::write(&mut row[begin..], labels, DISTANCE - 3);
         row.into_iter().collect()
-    }
-}
-
-fn write(row: &mut [char], labels: &[String], room: usize) {
-    let label = labels.iter().find(|label| label.chars().count() <= room);
-    let characters = label.into_iter().flat_map(|label| label.chars());
-    for (place, character) in row.iter_mut().zip(characters) {
-        *place = character;
     }
 }
 

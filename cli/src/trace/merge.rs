@@ -93,11 +93,9 @@ impl Merge {
             return None;
         }
         let wire = sent.on_wire();
-        let found = self.waiting.iter().find(|((time, _), other)| {
-            *time <= sent.monotonic_ns + PAIR
-                && !other.leaves()
-                && Some(&other.node) == sent.to.as_ref()
-                && other.before == *wire
+        let until = (sent.monotonic_ns.saturating_add(PAIR), u64::MAX);
+        let found = self.waiting.range(..=until).find(|(_, other)| {
+            !other.leaves() && Some(&other.node) == sent.to.as_ref() && other.before == *wire
         });
         let key = *found?.0;
         self.waiting.remove(&key)

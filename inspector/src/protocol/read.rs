@@ -1,7 +1,8 @@
 //! Bytes to messages.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
+use dts_core::addr::Addr;
 use dts_core::ring::{MAX_POINTS, RingHash, RingHashSpec, RingPoint};
 
 use super::{EndReason, Malformed, Refusal, ToDaemon, ToProcess, WireTarget};
@@ -64,8 +65,7 @@ impl<'a> Body<'a> {
     }
 
     fn address(&mut self) -> Result<IpAddr, Malformed> {
-        let address: [u8; 16] = self.array()?;
-        Ok(Ipv6Addr::from(address).to_canonical())
+        self.array().map(|bytes| Addr::v6(bytes).into())
     }
 
     fn end(&mut self) -> Result<SocketAddr, Malformed> {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use dts_core::addr::Addr;
 use dts_core::ring::RingHash;
 
 use super::{EndReason, Refusal, ToDaemon, ToProcess, WireTarget};
@@ -32,11 +33,7 @@ impl<'a> Frame<'a> {
     }
 
     fn address(&mut self, address: IpAddr) -> &mut Self {
-        let address = match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
-        self.put(&address.octets())
+        self.put(&Addr::from(address).bytes16())
     }
 
     fn end(&mut self, end: SocketAddr) -> &mut Self {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use dts_core::handover::destination::{self, Header};
 use dts_core::handover::release;
 use dts_core::segment::{REQUEST_END_BIT, TcpHeader};
 
@@ -9,7 +10,6 @@ use crate::admin::SegmentView;
 
 const ETH: usize = 14;
 const IPV6: usize = 40;
-const DESTINATION_OPTIONS: u8 = 60;
 const TCP: u8 = 6;
 
 /// A TCP segment in a frame, and the frame's addresses.
@@ -106,11 +106,11 @@ impl Ip {
             Some(Ipv6Addr::from(octets).into())
         };
         let (mut next, mut l4, mut option) = (header[6], ETH + IPV6, None);
-        if next == DESTINATION_OPTIONS {
+        if next == destination::NEXT_HEADER {
             let extension: [u8; 2] = *bytes.get(l4..)?.first_chunk()?;
             next = extension[0];
             let end = l4 + 8 * (usize::from(extension[1]) + 1);
-            option = ipv6_option(bytes.get(l4 + 2..end)?);
+            option = ipv6_option(bytes.get(l4..end)?);
             l4 = end;
         }
         if next != TCP {
@@ -138,11 +138,10 @@ fn ip_option(options: &[u8]) -> Option<String> {
     Some(kind(fourth).to_owned())
 }
 
-/// The same of IPv6 destination options: the IPv4 option's bytes are among them as they are.
-fn ipv6_option(options: &[u8]) -> Option<String> {
-    let begins = |four: &&[u8]| four[0] == release::IP_OPTION && four[1] == release::LEN as u8;
-    let found = options.windows(4).find(begins)?;
-    Some(kind(found[3]).to_owned())
+/// The same of a header of IPv6 destination options.
+fn ipv6_option(header: &[u8]) -> Option<String> {
+    let bytes = *header.first_chunk()?;
+    ip_option(&destination::parse(&Header { bytes })?.bytes)
 }
 
 /// The kinds of adoption frames, by their letters.
@@ -288,12 +287,13 @@ mod tests {
             .tcp(40_000, 80, 5, 500);
         let mut frame = Vec::new();
         builder.write(&mut frame, b"hello").unwrap();
-        let mut header = [0; 24];
-        header[..2].copy_from_slice(&[TCP, 2]);
-        header[4..8].copy_from_slice(&[158, 16, 1, b'A']);
-        frame[20] = DESTINATION_OPTIONS;
+        let mut room = release::Room { bytes: [0; 16] };
+        room.bytes[..4].copy_from_slice(&[158, 16, 1, b'A']);
+        let mut header = Header::default();
+        destination::emit(&room, &mut header);
+        frame[20] = destination::NEXT_HEADER;
         frame[19] += 24;
-        frame.splice(54..54, header);
+        frame.splice(54..54, header.bytes);
         let segment = read(&frame, frame.len() as u32).unwrap().segment;
         assert_eq!(segment.ip_option.as_deref(), Some("first"));
         assert_eq!((segment.seq, segment.len), (5, 5));
