@@ -3,7 +3,7 @@
 mod library;
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dts_inspector::{Connection, Error, Inspector, Target};
-use dts_lab::{LabProcess, Place, Signal, VIP};
+use dts_lab::{Family, LabProcess, Network, Place, Signal};
 
 use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
-use crate::cluster::{CLIENT, Cluster, Method, WEB, wait_for};
+use crate::cluster::{CLIENT, Cluster, Method, WEB, family, node_address, vip, wait_for};
 
 use library::{Library, log};
 
@@ -28,15 +28,20 @@ crate::cases![
     every_call_in_c,
 ];
 
-/// The address of a service whose rules decide, with the same servers behind it.
-const RULED: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 101);
-
 /// How long a connection may be undecided, where that is waited for; elsewhere it is much longer.
 const UNDECIDED: Duration = Duration::from_millis(1500);
 
+/// The address of a service whose rules decide, with the same servers behind it.
+fn ruled() -> IpAddr {
+    match family() {
+        Family::V4 => Ipv4Addr::new(198, 18, 0, 101).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x101).into(),
+    }
+}
+
 /// Two nodes with a service `web` that processes inspect, and one, `ruled`, that they don't.
 fn cluster(method: &Method, undecided: Duration) -> Cluster {
-    let service = |name: &str, vip: Ipv4Addr| {
+    let service = |name: &str, vip: IpAddr| {
         format!(
             "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = 80\nmode = \"l7\"\n\
              handover = \"{}\"\ninspector_port = 8081\nundecided_ms = {}\n",
@@ -45,8 +50,8 @@ fn cluster(method: &Method, undecided: Duration) -> Cluster {
         )
     };
     let rule = "[[service.rule]]\npath_prefix = \"/n2/\"\nto = { nodes = [\"n2\"] }\n";
-    let web = service("web", VIP) + "inspector = \"process\"\nundecided_bytes = 2048\n";
-    let services = web + &service("ruled", RULED) + rule;
+    let web = service("web", vip(WEB).ip()) + "inspector = \"process\"\nundecided_bytes = 2048\n";
+    let services = web + &service("ruled", ruled()) + rule;
     Cluster::with(method, 2, |spec| {
         spec.cluster.services_toml = Some(services);
     })
@@ -147,7 +152,7 @@ impl Traffic {
             let mut took = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                let to = SocketAddr::from((RULED, WEB));
+                let to = SocketAddr::new(ruled(), WEB);
                 let connected = lab.within(CLIENT, || connect_here(None, to)).unwrap();
                 let mut stream = connected.expect("the other service accepts");
                 let request = head("GET", "/n2/x", None);
@@ -414,7 +419,8 @@ fn every_call_in_c(method: &'static Method) {
     let library = Library::installed();
     let cluster = cluster(method, PATIENCE);
     let port = cluster.port_inspected_by(1);
-    let arguments = ["web", &port.to_string()];
+    let n2 = node_address(2, Network::Back);
+    let arguments = ["web", &port.to_string(), &n2.to_string()];
     let calls = library.start_program(&cluster, 1, "calls", &arguments);
     let mut stream = connect(&cluster, Some(port), WEB).unwrap();
     let text = head("GET", "/whoami", None);

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{FileSet, Place};
+use dts_lab::{Family, FileSet, Place};
 use dts_node::admin::UndecidedView;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
-use crate::cluster::{APP, CLIENT, Cluster, Method, STRICT, WEB, scale, vip, wait_for};
+use crate::cluster::{APP, CLIENT, Cluster, Method, STRICT, WEB, family, scale, vip, wait_for};
 use crate::servers::Server;
 
 crate::cases![
@@ -228,10 +228,14 @@ fn time_to_first_byte(target: u32) -> io::Result<Duration> {
 fn slow_senders(count: usize, stop: &AtomicBool) {
     const LIFE: usize = 15;
     let pause = Duration::from_secs(1) / count as u32;
-    let addresses: Vec<SocketAddr> = (1..=4).map(|host| ([198, 18, 2, host], 0).into()).collect();
+    let address = |host: u8| match family() {
+        Family::V4 => SocketAddr::from(([198, 18, 2, host], 0)),
+        Family::V6 => SocketAddr::from(([0x2001, 0xdb8, 0, 2, 0, 0, 0, u16::from(host)], 0)),
+    };
+    let addresses: Vec<SocketAddr> = (1..=4).map(address).collect();
     let open = |number: usize| -> io::Result<Socket> {
         let socket = Socket::new(
-            Domain::IPV4,
+            Domain::for_address(vip(WEB)),
             Type::STREAM.nonblocking(),
             Some(Protocol::TCP),
         )?;
@@ -275,13 +279,13 @@ fn more_slow_senders_than_the_limit(method: &'static Method) {
     let limits = format!("undecided_connections = {MOST}\nundecided_ms = 60000");
     let (cluster, _servers) = cluster(method, &limits);
     for (port, fate) in [(APP, "default"), (STRICT, "reset")] {
-        let sender = |node| {
-            let from = cluster.port_inspected_by(node);
+        let sender = |_| {
+            let from = cluster.port_inspected_by(1);
             let mut stream = connect(&cluster, Some(from), port).unwrap();
             stream.write_all(b"GET /slow HTTP/1.1\r\nHos").unwrap();
             stream
         };
-        let mut senders: Vec<TcpStream> = (0..SENDERS).map(|_| sender(1)).collect();
+        let mut senders: Vec<TcpStream> = (0..SENDERS).map(sender).collect();
         let given_up = SENDERS - MOST;
         wait_for("the limit to be kept", PATIENCE, || {
             let counted = undecided(&cluster, fate);

@@ -68,7 +68,7 @@ const LONG: &[&[Case]] = &[
     limits::CASES,
     inspectors::CASES,
 ];
-/// The client made by hand speaks IPv4.
+/// The client made by hand speaks IPv4; `families` chooses for itself.
 const IPV4: &[&[Case]] = &[odd::CASES, wire::CASES, families::CASES];
 /// Of adopted connections only.
 const ADOPT: &[&[Case]] = &[adoption::CASES, owners::CASES];

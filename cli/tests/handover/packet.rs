@@ -21,7 +21,7 @@ const BURST: usize = 100;
 const RAW: i32 = 255;
 
 /// Hops that a packet may take.
-const HOPS: u8 = 64;
+pub(crate) const HOPS: u8 = 64;
 
 /// An IP packet.
 #[derive(Clone)]
@@ -115,8 +115,13 @@ pub(crate) fn segment_with(
     Packet::new(from.ip(), to.ip(), IpNumber::TCP, &bytes)
 }
 
-/// A segment's bytes, its checksum among them.
-fn tcp_bytes(from: SocketAddr, to: SocketAddr, tcp: TcpHeader, payload: &[u8]) -> Vec<u8> {
+/// A segment's bytes, its ports and checksum among them.
+pub(crate) fn tcp_bytes(
+    from: SocketAddr,
+    to: SocketAddr,
+    tcp: TcpHeader,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut tcp = TcpHeader {
         source_port: from.port(),
         destination_port: to.port(),

@@ -1,28 +1,23 @@
-//! A client that sends exactly the segments that a case asks for: TCP by hand, on raw sockets.
+//! A client that sends exactly the segments that a case asks for: TCP by hand, over IPv4, on raw sockets.
 //!
 //! Its address is one that the client's kernel doesn't own but the nodes reach by it, so that nothing else answers.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dts_lab::Lab;
-use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, TcpOptionElement};
-use socket2::{Domain, Protocol, Socket, Type};
+use etherparse::{IpNumber, Ipv4Header, TcpHeader, TcpOptionElement};
+use socket2::{Domain, Socket, Type};
 
 use crate::client::PATIENCE;
 use crate::cluster::{CLIENT, Cluster, vip};
+use crate::packet::{HOPS, raw_socket, tcp_bytes};
 
 /// The client's address: one of those that nodes reach by the client's own (`dts_lab`'s further addresses).
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
-
-/// IPPROTO_RAW: the packet comes with its IP header.
-const RAW: i32 = 255;
-
-/// Hop limit of its packets.
-const HOPS: u8 = 64;
 
 /// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
 const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
@@ -130,8 +125,7 @@ impl RawClient {
     /// A client at this address and port.
     pub(crate) fn at(lab: &Lab, local: SocketAddr, remote: SocketAddr) -> Self {
         let sockets = || {
-            let domain = Domain::for_address(local);
-            let out = Socket::new(domain, Type::RAW, Some(Protocol::from(RAW)))?;
+            let out = raw_socket()?;
             let input = Socket::new(Domain::PACKET, Type::RAW, Some(EVERYTHING.into()))?;
             input.set_recv_buffer_size(8 << 20)?;
             Ok::<_, std::io::Error>((out, input))
@@ -246,41 +240,14 @@ impl RawClient {
     }
 
     /// A segment with ports and checksum.
-    pub(crate) fn whole(&self, mut tcp: TcpHeader, payload: &[u8]) -> Vec<u8> {
-        tcp.source_port = self.local.port();
-        tcp.destination_port = self.remote.port();
-        tcp.checksum = match (self.local.ip(), self.remote.ip()) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                tcp.calc_checksum_ipv4_raw(from.octets(), to.octets(), payload)
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                tcp.calc_checksum_ipv6_raw(from.octets(), to.octets(), payload)
-            }
-            families => panic!("{families:?}"),
-        }
-        .unwrap();
-        [&tcp.to_bytes()[..], payload].concat()
+    pub(crate) fn whole(&self, tcp: TcpHeader, payload: &[u8]) -> Vec<u8> {
+        tcp_bytes(self.local, self.remote, tcp, payload)
     }
 
     /// Sends something in an IP packet to the service's address.
     pub(crate) fn send_ip(&self, protocol: IpNumber, payload: &[u8]) {
-        let length = payload.len() as u16;
-        let header = match (self.local.ip(), self.remote.ip()) {
-            (IpAddr::V4(_), IpAddr::V4(_)) => self.ipv4(protocol, length).to_bytes().to_vec(),
-            (IpAddr::V6(from), IpAddr::V6(to)) => Ipv6Header {
-                traffic_class: self.class,
-                payload_length: length,
-                next_header: protocol,
-                hop_limit: HOPS,
-                source: from.octets(),
-                destination: to.octets(),
-                ..Ipv6Header::default()
-            }
-            .to_bytes()
-            .to_vec(),
-            families => panic!("{families:?}"),
-        };
-        self.send_packet(&[&header[..], payload].concat());
+        let ip = self.ipv4(protocol, payload.len() as u16);
+        self.send_packet(&[&ip.to_bytes()[..], payload].concat());
     }
 
     /// An IPv4 header of this client's.
@@ -338,26 +305,12 @@ impl RawClient {
     /// The segment in a frame, if it is for this client. (Its checksum may be left to a network card that isn't there.)
     fn read(&self, frame: &[u8]) -> Option<Seen> {
         let packet = frame.get(14..)?;
-        let (source, destination, begin, end) = match packet.first()? >> 4 {
-            4 => {
-                let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
-                let of = |octets| IpAddr::V4(Ipv4Addr::from(octets));
-                let end = usize::from(ip.total_len);
-                (of(ip.source), of(ip.destination), ip.header_len(), end)
-            }
-            6 => {
-                let (ip, _) = Ipv6Header::from_slice(packet).ok()?;
-                let of = |octets| IpAddr::V6(Ipv6Addr::from(octets));
-                let end = Ipv6Header::LEN + usize::from(ip.payload_length);
-                (of(ip.source), of(ip.destination), Ipv6Header::LEN, end)
-            }
-            _ => return None,
-        };
-        let packet = packet.get(..end)?;
-        let payload = packet.get(begin..)?;
-        let (tcp, payload) = TcpHeader::from_slice(payload).ok()?;
-        let from = SocketAddr::new(source, tcp.source_port);
-        let to = SocketAddr::new(destination, tcp.destination_port);
+        // Of another version it is an error.
+        let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
+        let packet = packet.get(..usize::from(ip.total_len))?;
+        let (tcp, payload) = TcpHeader::from_slice(packet.get(ip.header_len()..)?).ok()?;
+        let from = SocketAddr::from((ip.source, tcp.source_port));
+        let to = SocketAddr::from((ip.destination, tcp.destination_port));
         ((from, to) == (self.remote, self.local)).then(|| Seen {
             tcp,
             payload: payload.to_vec(),

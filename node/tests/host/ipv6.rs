@@ -1,7 +1,7 @@
 //! The same with IPv6.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use dts_node::kernel::host::{HostSpec, Solicited};
 
 use crate::net::{
     BACK_V6, CLIENT_V6, FRONT_V6, Net, SELF_V6, VIP, VIP_V6, block_on, exchange, link_address, mac,
-    send, spec, spec_v6, wait_until,
+    send, source, spec, spec_v6, wait_until,
 };
 
 const OTHER_VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
@@ -219,12 +219,7 @@ fn the_kernel_accepts_connections_to_the_vip_and_never_chooses_it_as_source() {
     // With no address left that suits the front better.
     net.host.ip("addr del 2001:db8::11/64 dev eth0");
     net.host.ip("route add 2001:db8::/64 dev eth0");
-    let source = net.host.within(|| {
-        let socket = UdpSocket::bind("[::]:0").expect("a socket");
-        socket.connect((CLIENT_V6, 9)).expect("a route");
-        socket.local_addr().expect("an address").ip()
-    });
-    assert_eq!(source, BACK_V6);
+    assert_eq!(source(&net.host, CLIENT_V6), BACK_V6);
 }
 
 #[test]

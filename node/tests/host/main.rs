@@ -4,14 +4,14 @@ mod ipv6;
 mod net;
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use dts_node::kernel::host::{Host, HostError, HostSpec, prepare_bpf, require_privileges};
 use net::{
-    BACK, CLIENT, FRONT, Net, SELF, VIP, block_on, exchange, link_address, mac, send, spec,
+    BACK, CLIENT, FRONT, Net, SELF, VIP, block_on, exchange, link_address, mac, send, source, spec,
     wait_until,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -403,12 +403,7 @@ fn the_kernel_accepts_connections_to_the_vip_and_never_chooses_it_as_source() {
     // With no address left that suits the front better.
     net.host.ip("addr del 198.18.0.11/24 dev eth0");
     net.host.ip("route add 198.18.0.0/24 dev eth0");
-    let source = net.host.within(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        socket.connect((CLIENT, 9)).expect("a route");
-        socket.local_addr().expect("an address").ip()
-    });
-    assert_eq!(source, BACK);
+    assert_eq!(source(&net.host, CLIENT), BACK);
 }
 
 /// Without the filter, which turns frames to the self address round, somebody outside has the

@@ -207,44 +207,37 @@ impl Net {
 
     /// All that DTS could have changed, and more.
     pub(crate) fn snapshot(&self) -> Vec<String> {
-        let mut snapshot: Vec<_> = [
+        let queries = [
             "-j addr show",
             "-j route show table all",
             "-j neigh show nud all",
             "-j maddr show",
-        ]
-        .map(|query| self.host.ip(query))
-        .into();
-        let sysctls = self.host.within(|| {
-            let mut sysctls = Vec::new();
-            read_all(Path::new("/proc/sys/net/ipv4/conf"), &mut sysctls);
-            sysctls.sort();
-            sysctls
-        });
-        assert!(sysctls.len() > 100, "{sysctls:?}");
-        snapshot.extend(sysctls);
-        snapshot
+        ];
+        self.found(&queries, "/proc/sys/net/ipv4/conf")
     }
 
     /// The same of IPv6.
     pub(crate) fn snapshot_v6(&self) -> Vec<String> {
-        let mut snapshot: Vec<_> = [
+        let queries = [
             "-6 addr show",
             "-6 route show table all",
             "-6 neigh show nud permanent",
             "maddr show",
-        ]
-        .map(|query| self.host.ip(query))
-        .into();
+        ];
+        self.found(&queries, "/proc/sys/net/ipv6/conf")
+    }
+
+    fn found(&self, queries: &[&str], settings: &str) -> Vec<String> {
+        let mut found: Vec<_> = queries.iter().map(|query| self.host.ip(query)).collect();
         let sysctls = self.host.within(|| {
             let mut sysctls = Vec::new();
-            read_all(Path::new("/proc/sys/net/ipv6/conf"), &mut sysctls);
+            read_all(Path::new(settings), &mut sysctls);
             sysctls.sort();
             sysctls
         });
         assert!(sysctls.len() > 100, "{sysctls:?}");
-        snapshot.extend(sysctls);
-        snapshot
+        found.extend(sysctls);
+        found
     }
 }
 
@@ -332,6 +325,20 @@ pub(crate) fn exchange(
     assert_eq!(byte, *b"!");
     assert_eq!(here.peer_addr().expect("connected").ip(), to);
     (seen, here.local_addr().expect("an address"))
+}
+
+/// The address that the kernel would choose to send from.
+pub(crate) fn source(namespace: &Namespace, to: impl Into<IpAddr>) -> IpAddr {
+    let to: IpAddr = to.into();
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    namespace.within(|| {
+        let socket = UdpSocket::bind((any, 0)).expect("a socket");
+        socket.connect((to, 9)).expect("a route");
+        socket.local_addr().expect("an address").ip()
+    })
 }
 
 /// One datagram that nobody waits for.

@@ -1,6 +1,7 @@
 /*
- * Calls everything that libdts has, and checks what it returns: `calls SOCKET PORT`. Two clients are expected: the first,
- * from PORT, sends a request in parts, which goes to n2; the second is reset. Says "done" at the end.
+ * Calls everything that libdts has, and checks what it returns: `calls SERVICE PORT ADDRESS`. Two clients are expected: the
+ * first, from PORT, sends a request in parts, which goes to n2, whose back address is ADDRESS; the second is reset. Says
+ * "done" at the end.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,10 +31,21 @@ static void wait_for_news(int inspector)
     CHECK(poll(&polled, 1, 20000) == 1);
 }
 
+/* The port of an address that takes size bytes. */
+static int port_of(const struct sockaddr_storage *address, socklen_t size)
+{
+    if (address->ss_family == AF_INET6) {
+        CHECK(size == sizeof(struct sockaddr_in6));
+        return ntohs(((const struct sockaddr_in6 *)address)->sin6_port);
+    }
+    CHECK(address->ss_family == AF_INET && size == sizeof(struct sockaddr_in));
+    return ntohs(((const struct sockaddr_in *)address)->sin_port);
+}
+
 int main(int argc, char **argv)
 {
     struct dts_member members[2], node;
-    struct sockaddr_in peer;
+    struct sockaddr_storage peer;
     socklen_t size = sizeof(peer);
     uint64_t epoch = 0;
     char buf[4096];
@@ -41,7 +53,7 @@ int main(int argc, char **argv)
     ssize_t ret;
     int inspector, s;
 
-    CHECK(argc == 3);
+    CHECK(argc == 4);
     FAILS(dts_attach("/nowhere/x"), ENOENT);
     FAILS(dts_attach(NULL), EFAULT);
     inspector = dts_attach(argv[1]);
@@ -52,7 +64,7 @@ int main(int argc, char **argv)
     CHECK(dts_members(inspector, members, 2) == 2);
     CHECK(strcmp(members[0].name, "n1") == 0 && members[0].own);
     CHECK(strcmp(members[1].name, "n2") == 0 && !members[1].own);
-    CHECK(strcmp(members[1].address, "198.18.1.12") == 0);
+    CHECK(strcmp(members[1].address, argv[3]) == 0);
     CHECK(dts_ring_lookup(inspector, "/x", 2, &node) == 0);
     CHECK(strcmp(node.name, "n1") == 0 || strcmp(node.name, "n2") == 0);
 
@@ -75,10 +87,11 @@ int main(int argc, char **argv)
         CHECK(ret > 0);
         len += ret;
     }
-    CHECK(dts_getpeername(s, (struct sockaddr *)&peer, &size) == 0 && size == sizeof(peer));
-    CHECK(peer.sin_family == AF_INET && ntohs(peer.sin_port) == atoi(argv[2]));
+    CHECK(dts_getpeername(s, (struct sockaddr *)&peer, &size) == 0);
+    CHECK(peer.ss_family == (strchr(argv[3], ':') == NULL ? AF_INET : AF_INET6));
+    CHECK(port_of(&peer, size) == atoi(argv[2]));
     CHECK(dts_getsockname(s, (struct sockaddr *)&peer, &size) == 0);
-    CHECK(ntohs(peer.sin_port) == 80);
+    CHECK(port_of(&peer, size) == 80);
 
     FAILS(dts_request_handover(s, "n3", buf, len), EHOSTUNREACH);
     FAILS(dts_request_handover(s, "n2", buf, len - 1), EINVAL);
