@@ -73,7 +73,7 @@ enum Task {
     },
     /// Make `capi/dts.h` of libdts's source.
     Header,
-    /// Run the checks that need no tests: format, clippy, documentation, dependencies.
+    /// Run the checks that need no tests: format, header of libdts, clippy, documentation, dependencies.
     Check,
 }
 
