@@ -6,13 +6,13 @@
 pub mod adoption;
 
 use crate::addr::{Addr, FlowKey};
-use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS};
+use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, GREETED};
 use crate::seq::Seq;
 
 /// The version of all layouts in this file and of the maps that hold them.
 ///
 /// Maps of another version, left by another release's daemon, are not touched: `dts detach` removes them.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 // `STATS` has a place for each.
 const _: () = assert!(
@@ -147,6 +147,10 @@ pub struct ConnEntry {
     pub service: u16,
     /// The inspecting node's port of this handover, 0 before there is one.
     pub peer_port: u16,
+    /// Processing: how many bytes of greeting the client had before its request, once `request_end` is valid.
+    pub greeting: u16,
+    /// Unused.
+    pub unused: u16,
     /// Inspecting: the address of the target. Processing: the inspecting node's back address.
     pub peer: Addr,
     /// Processing: this node's address in the handover connection.
@@ -163,6 +167,21 @@ impl ConnEntry {
     #[must_use]
     pub const fn has(&self, flags: u32) -> bool {
         self.flags & flags == flags
+    }
+
+    /// Processing: whether the server's greeting is being waited for. All that the server says until the request is
+    /// there is for the inspecting node, which compares it with what the client was given (DTS §2.6).
+    #[inline(always)]
+    #[must_use]
+    pub const fn awaits_greeting(&self) -> bool {
+        self.state == state::HANDING && self.flags & (GREETED | flag::REQUEST_END) == GREETED
+    }
+
+    /// The sequence number after the greeting, in the client's numbers: the first of what the server says to the client.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first_of_server(&self) -> Seq {
+        self.server_isn.plus(1).plus(self.greeting as u32)
     }
 
     /// Whether selective acknowledgment was agreed with the client.
@@ -209,8 +228,8 @@ pub struct Handover {
     pub flags: u32,
     /// The request's length in bytes, its FIN counted, once [`flag::REQUEST_END`] is set.
     pub request_len: u32,
-    /// Unused: the kernel rounds an array's values up to eight bytes.
-    pub reserved: u32,
+    /// How many bytes of greeting the client has been given, 0 where servers don't greet.
+    pub greeting: u32,
 }
 
 /// How many values the array `HANDOVERS` has: one for each port.
@@ -408,7 +427,7 @@ pub mod sweep {
 
 const _: () = {
     assert!(size_of::<ConnKey>() == 40);
-    assert!(size_of::<ConnEntry>() == 104);
+    assert!(size_of::<ConnEntry>() == 108);
     assert!(size_of::<Handover>() == 64);
     assert!(size_of::<PeerKey>() == 20);
     assert!(size_of::<ServiceKey>() == 20);

@@ -8,7 +8,7 @@
 //!  0                   1                   2                   3
 //!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
 //! +---------------+---------------+-----+-+-+-+-+-+-------+-------+
-//! |   kind 253    |   length 40   | ver |6|S|T|W|E| sc. c | sc. i |
+//! |   kind 253    |   length 40   |G|ver|6|S|T|W|E| sc. c | sc. i |
 //! +---------------+---------------+-----+-+-+-+-+-+-------+-------+
 //! |     client address: 16 bytes, or 4 bytes and 12 zeros         |
 //! +-------------------------------+-------------------------------+
@@ -24,8 +24,8 @@
 //! +---------------------------------------------------------------+
 //! ```
 //!
-//! `6`: IPv6; `S`, `T`, `W`, `E`: selective acknowledgment, timestamps, window scaling and ECN agreed
-//! with the client; `sc. c`: the client's window scale; `sc. i`: the scale that the inspecting node
+//! `G`: the client has the service's greeting (§2.6); `6`: IPv6; `S`, `T`, `W`, `E`: selective
+//! acknowledgment, timestamps, window scaling and ECN agreed with the client; `sc. c`: the client's window scale; `sc. i`: the scale that the inspecting node
 //! announced. Three more numbers ride in fields of the same SYN that are otherwise unused: the
 //! client's ISN is the sequence number, the inspecting node's ISN is the acknowledgment field (without
 //! the ACK flag), and the client's port is the urgent pointer (without the URG flag). That is how the
@@ -60,6 +60,9 @@ pub const AGREED_SCALE: u32 = 1 << 1;
 pub const AGREED_ECN: u32 = 1;
 /// All of the above.
 pub const AGREED: u32 = AGREED_SACK | AGREED_TIMESTAMPS | AGREED_SCALE | AGREED_ECN;
+/// The inspector has given the client the service's greeting, and waits for the server's own before it sends the request
+/// (DTS §2.6).
+pub const GREETED: u32 = 1 << 7;
 
 const FAMILY_V6: u8 = 1 << 4;
 
@@ -76,7 +79,7 @@ pub struct HandoverOption {
     pub server_isn: Seq,
     /// The service: a fingerprint of VIP and port that all nodes compute alike, never 0.
     pub service: u16,
-    /// `AGREED_*` bits.
+    /// `AGREED_*` bits and [`GREETED`].
     pub agreed: u32,
     /// The client's window scale, 0 to 14.
     pub client_scale: u8,
@@ -127,7 +130,9 @@ impl HandoverOption {
         let v6 = !self.client.is_v4();
         b[0] = kind::DTS;
         b[1] = OPTION_LEN as u8;
-        b[2] = VERSION << 5 | (self.agreed & AGREED) as u8 | if v6 { FAMILY_V6 } else { 0 };
+        b[2] = VERSION << 5
+            | (self.agreed & (AGREED | GREETED)) as u8
+            | if v6 { FAMILY_V6 } else { 0 };
         b[3] = self.client_scale << 4 | self.announced_scale & 0x0f;
         let address = self.client.bytes16();
         let mut i = 0;
@@ -158,7 +163,7 @@ impl HandoverOption {
     #[inline(always)]
     #[must_use]
     pub fn parse(b: &[u8; OPTION_LEN], seq: Seq, ack: Seq, urgent: u16) -> Option<Self> {
-        if b[0] != kind::DTS || b[1] != OPTION_LEN as u8 || b[2] >> 5 != VERSION {
+        if b[0] != kind::DTS || b[1] != OPTION_LEN as u8 || b[2] >> 5 & 3 != VERSION {
             return None;
         }
         let client = if b[2] & FAMILY_V6 != 0 {
@@ -191,7 +196,7 @@ impl HandoverOption {
             client_isn: seq,
             server_isn: ack,
             service: u16::from_be_bytes([b[22], b[23]]),
-            agreed: b[2] as u32 & AGREED,
+            agreed: b[2] as u32 & (AGREED | GREETED),
             client_scale,
             announced_scale,
             client_mss: u16::from_be_bytes([b[20], b[21]]),
@@ -294,7 +299,7 @@ mod tests {
                 })
             ],
             any::<(u16, u32, u32, u16, u16, u32, u32, u16)>(),
-            0u32..16,
+            (0u32..16, prop_oneof![Just(0), Just(GREETED)]).prop_map(|(a, g)| a | g),
             0u8..=14,
             0u8..=14,
         )

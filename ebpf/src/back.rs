@@ -226,9 +226,9 @@ fn answer(skb: Skb, segment: &Segment, how: Incoming, e: Option<&mut ConnEntry>)
     outcome(|| {
         let (t, ip) = (&segment.tcp.header, &segment.ip);
         let (seq, ack, flags) = match (how, e) {
-            (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
+            (Incoming::AnswerFin, Some(e)) => (e.first_of_server(), e.request_end, FIN | ACK),
             // It may not have seen our FIN yet: then this is one, too.
-            (Incoming::AnswerAck, Some(e)) if t.ack == e.server_isn.plus(1) => {
+            (Incoming::AnswerAck, Some(e)) if t.ack == e.first_of_server() => {
                 (t.ack, t.end(), FIN | ACK)
             }
             (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use model::{
-    ClusterConfig, Config, Fate, Handover, HashKind, Matcher, Member, Mode, NodeConfig, NodeId,
-    ProcessSocket, Protocol, RingConfig, Rule, Service, Target, service_id,
+    ClusterConfig, Config, Fate, Greeting, Handover, HashKind, Matcher, Member, Mode, NodeConfig,
+    NodeId, ProcessSocket, Protocol, RingConfig, Rule, Service, Target, service_id,
 };
 pub use secret::{Secret, SecretError};
 

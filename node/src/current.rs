@@ -16,7 +16,9 @@ use crate::config::{Config, Mode, Protocol, Service};
 use crate::inspect::bytes::BytesInspector;
 use crate::inspect::http::HttpInspector;
 use crate::inspect::http::compiled::Compiled;
+use crate::inspect::line::LineInspector;
 use crate::inspect::{Decision, Inspector, Reason};
+use crate::kernel::host::clock::monotonic_ns;
 use crate::placement::{NodeIndex, Placement, Ring, TooManyPoints};
 use crate::processes::{Consultation, Processes, Sockets, Subject, Wake};
 use crate::waiting::{Waiting, fitting};
@@ -45,12 +47,14 @@ pub struct InspectedService {
     pub processes: Option<Arc<Processes>>,
     /// The service's rules. They say what becomes of a connection that `inspector` leaves undecided.
     pub rules: Arc<HttpInspector>,
-    /// The rules as the filter looks them up; `None` where a process or a program's own inspector decides.
+    /// The rules as the filter looks them up; `None` where a process or a program's own inspector decides, or by lines.
     pub compiled: Option<Compiled>,
     /// What became of its connections.
     pub counters: InspectorCounters,
     /// Those that are undecided.
     pub waiting: Arc<Waiting>,
+    /// When it was last told that a server's greeting is not the configured one.
+    pub greeting_told: Seldom,
 }
 
 impl InspectedService {
@@ -66,6 +70,18 @@ impl InspectedService {
             None => self.inspector.inspect(subject.info, subject.bytes),
             Some(processes) => consultation.decide(processes, &self.rules, subject, wake),
         }
+    }
+}
+
+/// Something that each connection could have logged, and that is logged once a second.
+#[derive(Debug, Default)]
+pub struct Seldom(AtomicU64);
+
+impl Seldom {
+    /// Whether it may be logged now; it is not again for a second then.
+    pub fn may(&self) -> bool {
+        let second = monotonic_ns() / 1_000_000_000 + 1;
+        self.0.swap(second, Ordering::Relaxed) != second
     }
 }
 
@@ -136,12 +152,15 @@ impl Current {
                     None => {
                         let inspector: Arc<dyn Inspector> = match service.protocol {
                             Protocol::Http => Arc::clone(&rules) as _,
+                            Protocol::Line => Arc::new(LineInspector::new(service, hash)),
                             Protocol::Bytes(bytes) => {
                                 Arc::new(BytesInspector::new(bytes, &service.default))
                             }
                         };
-                        let compiled = service.process.is_none().then(|| Compiled::new(service));
-                        (inspector, compiled)
+                        // The filter reads paths and hosts.
+                        let filters =
+                            service.process.is_none() && service.protocol != Protocol::Line;
+                        (inspector, filters.then(|| Compiled::new(service)))
                     }
                 };
                 let processes = service.process.as_ref();
@@ -161,6 +180,7 @@ impl Current {
                     compiled,
                     counters: InspectorCounters::default(),
                     waiting: Waiting::new(most),
+                    greeting_told: Seldom::default(),
                     service: service.clone(),
                 }))
             })

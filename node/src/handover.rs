@@ -4,6 +4,8 @@
 //!
 //! 1. A TCP connection is opened from this node's back address to the target's handover port. The filter
 //!    makes its SYN the client's, so the target's server accepts the client's connection.
+//!    (A service whose server greets: the greeting comes by the handover connection and is compared with the one that the
+//!    client was given, `greeting.rs`.)
 //! 2. The target's SYN-ACK freezes the client's connection here, in the filter: from that packet on the
 //!    inspector's socket acknowledges nothing more to the client, whose further segments the target
 //!    takes. As long as the handover can fail, the client therefore has a live inspector.
@@ -14,7 +16,7 @@
 //!    connection. It ends here without an answer, and its socket rests for another handover.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,9 +34,11 @@ use tokio::time::{interval, timeout};
 use crate::kernel::{Filter, socket};
 
 mod carrier;
+mod greeting;
 mod pool;
 
 use carrier::Carrier;
+pub use greeting::GreetingError;
 use pool::SocketPool;
 
 /// How long each attempt to reach a target waits before the next one; after the last one the target
@@ -68,6 +72,9 @@ pub enum HandoverError {
     /// The target did not take the whole request in time.
     #[error("the target did not acknowledge the whole request within {0:?}")]
     Incomplete(Duration),
+    /// The target's server has not given the greeting that the client was given.
+    #[error("{0}")]
+    Greeting(GreetingError),
     /// This node could not make the handover connection.
     #[error("cannot open a handover connection: {0}")]
     Local(io::Error),
@@ -98,6 +105,8 @@ pub struct HandoverCounters {
     pub reset: AtomicU64,
     /// Failed: the target never acknowledged the whole request.
     pub incomplete: AtomicU64,
+    /// Failed: the target's server gave another greeting than the client had been given, or none.
+    pub greeting: AtomicU64,
     /// Failed: on this node.
     pub local: AtomicU64,
 }
@@ -111,6 +120,7 @@ impl HandoverCounters {
             ("client_gone", &self.client_gone),
             ("reset", &self.reset),
             ("incomplete", &self.incomplete),
+            ("greeting", &self.greeting),
             ("local", &self.local),
         ]
         .into_iter()
@@ -124,6 +134,7 @@ impl HandoverCounters {
             HandoverError::ClientGone => &self.client_gone,
             HandoverError::ResetByTarget(_) => &self.reset,
             HandoverError::Incomplete(_) => &self.incomplete,
+            HandoverError::Greeting(_) => &self.greeting,
             HandoverError::Local(_) => &self.local,
         }
     }
@@ -140,6 +151,8 @@ pub struct Undecided {
     request: Vec<u8>,
     /// Whether the client has closed its side.
     half_closed: bool,
+    /// What the client was given in the server's stead; empty where the client speaks first.
+    greeting: Arc<[u8]>,
 }
 
 /// The result of reading from a client.
@@ -162,7 +175,40 @@ impl Undecided {
             flow,
             request: Vec::new(),
             half_closed: false,
+            greeting: Arc::default(),
         }
+    }
+
+    /// Gives the client the greeting of the service's servers, which speak first (DTS §2.6).
+    ///
+    /// # Errors
+    ///
+    /// When it could not be sent as a whole, as can be when the client is gone.
+    pub fn greet(&mut self, greeting: &Arc<[u8]>) -> io::Result<()> {
+        // The client's request is acknowledged at once: while greetings are compared, nobody else does.
+        socket::acknowledge_at_once(&self.socket, true)?;
+        // A fresh socket has room for far more.
+        match (&self.socket).write(greeting)? {
+            all if all == greeting.len() => {}
+            _ => return Err(io::ErrorKind::WriteZero.into()),
+        }
+        self.greeting = Arc::clone(greeting);
+        Ok(())
+    }
+
+    /// Whether the client has all that it was given: what is lost of it later, nobody would repeat.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub fn is_greeted(&self) -> io::Result<bool> {
+        if self.greeting.is_empty() {
+            return Ok(true);
+        }
+        if let Some(error) = self.socket.take_error()? {
+            return Err(error);
+        }
+        Ok(socket::unacknowledged(&self.socket)? == 0)
     }
 
     /// The client's flow.
@@ -302,10 +348,7 @@ impl Handovers {
     ) -> Result<(), (HandoverError, Option<Undecided>)> {
         self.counters.started.fetch_add(1, Ordering::Relaxed);
         let result = match self.connect(&connection, destination).await {
-            Ok(carrier) => self
-                .complete(connection, carrier)
-                .await
-                .map_err(|e| (e, None)),
+            Ok(carrier) => self.go_on(connection, carrier).await.map_err(|e| (e, None)),
             Err(e) if e.allows_another_target() => Err((e, Some(connection))),
             Err(e) => {
                 self.reset(connection);
@@ -335,7 +378,8 @@ impl Handovers {
             target: Addr::from(target),
             flags: if own { flag::SELF } else { 0 },
             request_len: 0,
-            ..Handover::default()
+            // The configuration's limit is far below 4 GiB.
+            greeting: connection.greeting.len() as u32,
         };
         // Right already, unless more arrives until the target has answered.
         set_request_end(&mut handover, connection);
@@ -357,26 +401,69 @@ impl Handovers {
         Err(HandoverError::Unreachable(ATTEMPTS.iter().sum()))
     }
 
+    /// Compares the greeting, where there is one, and completes the handover.
+    async fn go_on(
+        &self,
+        connection: Undecided,
+        mut carrier: Carrier<'_>,
+    ) -> Result<(), HandoverError> {
+        if connection.greeting.is_empty() {
+            return self.complete(connection, carrier).await;
+        }
+        if let Err(error) = greeting::compare(&mut carrier, &connection.greeting).await {
+            carrier.abort();
+            self.reset(connection);
+            return Err(HandoverError::Greeting(error));
+        }
+        self.complete(connection, carrier).await
+    }
+
     /// Sends the request and waits until the target's server has all of it.
     async fn complete(
         &self,
         mut connection: Undecided,
-        mut carrier: Carrier<'_>,
+        carrier: Carrier<'_>,
     ) -> Result<(), HandoverError> {
         let drained = connection.drain();
         let mut handover = *carrier.handover();
         set_request_end(&mut handover, &connection);
         let Undecided {
-            socket, request, ..
+            socket,
+            request,
+            greeting,
+            flow,
+            ..
         } = connection;
-        // Whatever happens now, the inspector's socket must not speak to the client again.
-        let silent = socket::close_silently(OwnedFd::from(socket));
+        // Whatever happens now, the inspector's socket must not speak to the client again. But a server that greets may
+        // go on with its greeting when the whole has been compared, and then the client must be reset.
+        let (held, silent) = match greeting.is_empty() || drained.is_err() {
+            true => (None, socket::close_silently(OwnedFd::from(socket))),
+            false => (Some(Undecided::new(socket, flow)), Ok(())),
+        };
         if drained.is_err() {
             // The target has seen the client's reset, too.
             carrier.abort();
             return Err(HandoverError::ClientGone);
         }
         silent.map_err(HandoverError::Local)?;
+        let outcome = self.send(carrier, handover, &request).await;
+        match (held, &outcome) {
+            (Some(client), Ok(())) => {
+                let _ = socket::close_silently(OwnedFd::from(client.socket));
+            }
+            (Some(client), Err(_)) => self.reset(client),
+            (None, _) => {}
+        }
+        outcome
+    }
+
+    /// Sends a whole request.
+    async fn send(
+        &self,
+        mut carrier: Carrier<'_>,
+        handover: Handover,
+        request: &[u8],
+    ) -> Result<(), HandoverError> {
         carrier.update(handover);
         if request.len() > ONE_SEGMENT {
             // Otherwise the last segment waits until the others are acknowledged.
@@ -385,7 +472,7 @@ impl Handovers {
                 .and_then(|socket| socket.set_tcp_nodelay(true))
                 .map_err(HandoverError::Local)?;
         }
-        let mut rest = request.as_slice();
+        let mut rest = request;
         let outcome = match carrier.send(&mut rest) {
             // Most often; a timer for it would only be taken down again.
             Ok(None) => Ok(Ok(())),

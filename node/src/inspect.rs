@@ -6,13 +6,14 @@
 
 pub mod bytes;
 pub mod http;
+pub mod line;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::config::NodeId;
+use crate::config::{NodeId, Target};
 
 /// What is known of a connection besides its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,36 @@ pub enum TargetChoice {
     Nodes(Arc<NodeSet>),
     /// To the node that owns this place on the ring of requests.
     Key(u64),
+}
+
+/// A rule's target, with its turns if it has several nodes.
+#[derive(Debug)]
+enum Destination {
+    Fixed(TargetChoice),
+    /// The owner of something in the request.
+    ByKey,
+}
+
+impl From<&Target> for Destination {
+    fn from(target: &Target) -> Self {
+        match target {
+            Target::Local => Self::Fixed(TargetChoice::Local),
+            Target::Nodes(nodes) => {
+                Self::Fixed(TargetChoice::Nodes(NodeSet::new(nodes.as_slice()).into()))
+            }
+            Target::HashUri | Target::HashLine => Self::ByKey,
+        }
+    }
+}
+
+impl Destination {
+    /// The choice; `place` is where the key lies on the ring of requests.
+    fn choose(&self, place: impl FnOnce() -> u64) -> TargetChoice {
+        match self {
+            Self::Fixed(choice) => choice.clone(),
+            Self::ByKey => TargetChoice::Key(place()),
+        }
+    }
 }
 
 /// Nodes that take turns.

@@ -162,26 +162,27 @@ fn address(service: &InspectedService) -> SocketAddr {
     SocketAddr::new(service.service.vip, service.inspector_port)
 }
 
-/// Keeps one listener for each inspected service of the configuration in use.
+/// Keeps one listener for each inspected service of the configuration in use: another one when it is to speak first, or is
+/// no longer.
 async fn follow(mut current: Receiver<Arc<Current>>, handovers: Arc<Handovers>) {
-    let mut listeners: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    let mut listeners: HashMap<(SocketAddr, bool), JoinHandle<()>> = HashMap::new();
     loop {
         let wanted: Vec<_> = current
             .borrow_and_update()
             .inspected
             .iter()
-            .map(|s| address(s))
+            .map(|s| (address(s), s.service.greeting.is_some()))
             .collect();
-        listeners.retain(|address, task| {
-            let keep = wanted.contains(address);
+        listeners.retain(|key, task| {
+            let keep = wanted.contains(key);
             if !keep {
                 task.abort();
             }
             keep
         });
-        for address in wanted {
-            listeners.entry(address).or_insert_with(|| {
-                spawn_local(accept_all(address, current.clone(), Arc::clone(&handovers)))
+        for key in wanted {
+            listeners.entry(key).or_insert_with(|| {
+                spawn_local(accept_all(key.0, current.clone(), Arc::clone(&handovers)))
             });
         }
         if current.changed().await.is_err() {
@@ -196,7 +197,9 @@ fn listen(service: &InspectedService) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address(service).into())?;
-    defer_accept(&socket, DEFER)?;
+    if service.service.greeting.is_none() {
+        defer_accept(&socket, DEFER)?;
+    }
     socket.listen(BACKLOG)?;
     // Most requests are decided on at once, and then acknowledged by the server that has them. After
     // `listen`, which forgets it.

@@ -20,7 +20,11 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_MARK: &str = "written by cargo xtask setup";
 
 /// Packages that come with a service of the same name, or the name given.
-const SERVICES: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
+const SERVICES: [(&str, &str); 3] = [
+    ("nginx-light", "nginx"),
+    ("haproxy", "haproxy"),
+    ("exim4-daemon-light", "exim4"),
+];
 
 /// A shell does it: its trap takes the policy away again also when the user interrupts.
 /// Arguments: the policy's path, the mark, then the packages.

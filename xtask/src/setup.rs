@@ -41,13 +41,14 @@ const fn package(name: &'static str, why: &'static str) -> Package {
     Package { name, why }
 }
 
-const PROGRAMS: [Program; 18] = [
+const PROGRAMS: [Program; 19] = [
     program("c++", "g++", "builds bpf-linker and the fuzz targets"),
     program("cc", "gcc", "builds inspectors in C"),
     program("pkg-config", "pkgconf", "tells how to build with libdts"),
     program("nginx", "nginx-light", "the server in each node of the lab"),
     program("haproxy", "haproxy", "a load balancer to compare with"),
     program("gunicorn", "gunicorn", "an application server for uploads"),
+    program("exim4", "exim4-daemon-light", "a server that speaks first"),
     program("node", "nodejs", "a server that keeps connections"),
     program("python3", "python3", "runs the application server"),
     program("curl", "curl", "a client"),

@@ -11,6 +11,7 @@ mod failures;
 mod families;
 mod files;
 mod forged;
+mod greetings;
 mod inspectors;
 mod l4;
 mod limits;
@@ -59,6 +60,7 @@ const BOTH: &[&[Case]] = &[
     forged::CASES,
     members::CASES,
     l4::CASES,
+    greetings::CASES,
 ];
 /// What is about something else than packets, or takes long: over IPv6 as well where `DTS_IPV6` is `all`.
 const LONG: &[&[Case]] = &[

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use dts_lab::{Family, Lab, Place};
@@ -66,6 +66,7 @@ pub(crate) fn start_application(lab: &Lab, node: u8, port: u16) {
 pub(crate) struct Server<T> {
     results: Receiver<T>,
     stop: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Server<T> {
@@ -81,7 +82,7 @@ impl<T: Send + 'static> Server<T> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let (report, results) = channel();
-        thread::spawn(move || {
+        let accepting = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 let Ok((stream, _)) = listener.accept() else {
                     thread::sleep(Duration::from_millis(1));
@@ -94,7 +95,11 @@ impl<T: Send + 'static> Server<T> {
                 thread::spawn(move || report.send(serve(stream)));
             }
         });
-        Self { results, stop }
+        Self {
+            results,
+            stop,
+            accepting: Some(accepting),
+        }
     }
 
     /// How the next connection went.
@@ -112,8 +117,12 @@ impl<T: Send + 'static> Server<T> {
 }
 
 impl<T> Drop for Server<T> {
+    /// The port is free then.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Segments of handover connections, on the network between the nodes.
 
 use crate::entry::{ConnEntry, Handover, flag, state};
-use crate::handover::{AGREED, HandoverOption};
+use crate::handover::{AGREED, GREETED, HandoverOption};
 use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
 use crate::seq::Seq;
 use crate::verdict::DropReason;
@@ -22,13 +22,14 @@ pub const TIMESTAMP_MARGIN: u32 = 1000;
 #[must_use]
 pub const fn option(h: &Handover, e: &ConnEntry, now: u32, made: u16) -> HandoverOption {
     let since = now.wrapping_sub(e.server_ts_base);
+    let greeted = if h.greeting != 0 { GREETED } else { 0 };
     HandoverOption {
         client: h.flow.remote,
         client_port: h.flow.remote_port,
         client_isn: e.client_isn,
         server_isn: e.server_isn,
         service: e.service,
-        agreed: e.flags & AGREED,
+        agreed: e.flags & AGREED | greeted,
         client_scale: e.client_scale,
         announced_scale: e.announced_scale,
         client_mss: e.client_mss,
@@ -107,9 +108,11 @@ pub fn outgoing(
         header.flags |= FIN;
     }
     let carries = header.payload != 0 || header.flags & FIN != 0;
-    if known && carries && header.flags & ACK != 0 && header.ack == entry.server_isn.plus(1) {
+    let first_ack = entry.server_isn.plus(1).plus(h.greeting);
+    if known && carries && header.flags & ACK != 0 && header.ack == first_ack {
         header.ack = end;
         header.reserved |= REQUEST_END_BIT;
+        header.urgent = h.greeting as u16;
     }
     Some(Outgoing::Segment(OptionShift {
         set_tsval: Some(entry.client_tsval),
@@ -150,7 +153,9 @@ pub fn reply(
         entry.used_at = now;
     }
     let own_fin = entry.has(flag::OWN_FIN);
-    if header.flags & FIN != 0 && entry.state == state::FROZEN {
+    // A server that closes instead of greeting has acknowledged nothing; the FIN that completes the handover, all.
+    let completes = header.ack.is_after(entry.client_isn.plus(1));
+    if header.flags & FIN != 0 && completes && entry.state == state::FROZEN {
         entry.state = state::PLACED;
         entry.used_at = now;
     }
@@ -242,15 +247,18 @@ fn may_be_of_this_request(header: &TcpHeader, entry: &ConnEntry) -> bool {
 /// Decides about a later segment and shifts its header into the server's numbers.
 #[inline(always)]
 pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Incoming {
-    let first_ack = entry.server_isn.plus(1);
     if header.reserved & REQUEST_END_BIT != 0 {
         if !may_be_of_this_request(header, entry) {
             return Incoming::Drop(DropReason::UnknownHandover);
         }
         header.reserved &= !REQUEST_END_BIT;
         entry.request_end = header.ack;
+        if entry.has(GREETED) {
+            entry.greeting = header.urgent;
+        }
         entry.flags |= flag::REQUEST_END;
-        header.ack = first_ack;
+        header.ack = entry.first_of_server();
+        header.urgent = 0;
     }
     // A reset is the server's as long as the request's end is not known: the server may have reset the
     // client, and wait for the rest of its handshake.
@@ -265,9 +273,10 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         return Incoming::ResetServer;
     }
     let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
-    let first = header.seq == entry.client_isn.plus(1) && header.ack == first_ack;
-    // Where the request's end is known, this acknowledgment may be all that will come: of an empty one.
-    if bare && first && !entry.has(flag::REQUEST_END) {
+    let first = header.seq == entry.client_isn.plus(1) && header.ack == entry.server_isn.plus(1);
+    // Where the request's end is known, this acknowledgment may be all that will come: of an empty one. And a server
+    // that greets has to have its connection for that.
+    if bare && first && entry.flags & (flag::REQUEST_END | GREETED) == 0 {
         return Incoming::HandshakeAck;
     }
     if header.flags & ACK != 0 {

@@ -82,7 +82,9 @@ pub fn ingress_l7(
     }
     let mut early = false;
     if let Some(entry) = processing {
-        if entry.has(flag::ANSWERED) {
+        // While the server's greeting is compared, the request must not get to it: its answer would be taken for a part
+        // of the greeting.
+        if entry.has(flag::ANSWERED) && (!entry.awaits_greeting() || header.flags & RST != 0) {
             note(&mut entry.used_at, now);
             if header.flags & RST != 0 {
                 // It may end the socket's TIME_WAIT, which is looked after again.
@@ -393,6 +395,9 @@ pub fn egress_server(
     if entry.has(flag::REQUEST_END) && header.ack.is_at_or_after(entry.request_end) {
         entry.state = state::DIRECT;
         return FromServer::Direct;
+    }
+    if entry.awaits_greeting() {
+        return FromServer::ToPeer;
     }
     // An answer that comes before the whole request is the client's (an early 413, for instance).
     if header.payload == 0 && header.flags & FIN == 0 {

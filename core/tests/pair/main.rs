@@ -242,22 +242,32 @@ impl Watch {
 
 /// The daemon of the inspecting node.
 enum Daemon {
-    Reading(Vec<u8>),
+    /// The request so far, and what is left of the greeting to be sent.
+    Reading(Vec<u8>, Vec<u8>),
     Connecting(Vec<u8>, SocketHandle),
+    /// Waiting for the rest of the server's greeting.
+    Comparing(Vec<u8>, SocketHandle, Vec<u8>),
     Sending(Vec<u8>, SocketHandle),
     Done,
 }
 
 impl Daemon {
-    fn work(self, world: &mut World, inspector: SocketHandle) -> Self {
+    fn work(self, world: &mut World, inspector: SocketHandle, greeting: &[u8]) -> Self {
         let stack = &mut world.stacks[0];
+        let greeting_len = greeting.len() as u32;
         match self {
-            Self::Reading(mut request) => {
+            Self::Reading(mut request, mut to_greet) => {
                 request.extend(stack.drain(inspector));
-                if !request.windows(4).any(|w| w == END_OF_HEAD) {
-                    return Self::Reading(request);
+                let socket = stack.socket(inspector);
+                if !to_greet.is_empty() && socket.can_send() {
+                    let sent = socket.send_slice(&to_greet).expect("it can send");
+                    to_greet.drain(..sent);
                 }
-                note(world, 0, 0);
+                let heard = to_greet.is_empty() && socket.send_queue() == 0;
+                if !heard || !request.windows(4).any(|w| w == END_OF_HEAD) {
+                    return Self::Reading(request, to_greet);
+                }
+                note(world, 0, 0, greeting_len);
                 let from = (FIRST, HANDOVER_PORT);
                 let handle = world.stacks[0].connect(from, (SECOND, HANDOVER));
                 Self::Connecting(request, handle)
@@ -268,8 +278,18 @@ impl Daemon {
                 if stack.socket(handle).state() != State::Established {
                     return Self::Connecting(request, handle);
                 }
+                Self::Comparing(request, handle, greeting.to_vec())
+            }
+            Self::Comparing(mut request, handle, mut missing) => {
+                request.extend(stack.drain(inspector));
+                let said = stack.drain(handle);
+                assert!(missing.starts_with(&said), "the server's own greeting");
+                missing.drain(..said.len());
+                if !missing.is_empty() {
+                    return Self::Comparing(request, handle, missing);
+                }
                 stack.forget(inspector);
-                note(world, flag::REQUEST_END, request.len() as u32);
+                note(world, flag::REQUEST_END, request.len() as u32, greeting_len);
                 Self::Sending(request, handle)
             }
             Self::Sending(mut rest, handle) => {
@@ -291,13 +311,13 @@ impl Daemon {
     }
 }
 
-fn note(world: &mut World, flags: u32, request_len: u32) {
+fn note(world: &mut World, flags: u32, request_len: u32, greeting: u32) {
     let handover = Handover {
         flow: flow(),
         target: Addr::v4(SECOND),
         flags,
         request_len,
-        ..Handover::default()
+        greeting,
     };
     world.nodes[0].handovers.insert(HANDOVER_PORT, handover);
 }
@@ -311,17 +331,37 @@ fn bytes(len: usize, start: u32) -> Vec<u8> {
         .collect()
 }
 
-/// One request of a head and a body, one answer, both ends closed.
-fn exchange(seed: u64, weather: Weather, head: usize, body: usize, answer: usize) {
+/// What is said.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Bytes that the server says first.
+    greeting: usize,
+    /// The request's head and body.
+    head: usize,
+    body: usize,
+    answer: usize,
+}
+
+/// One greeting, one request of a head and a body, one answer, both ends closed.
+///
+/// A client that is `polite` waits for the greeting before it sends.
+fn exchange(seed: u64, weather: Weather, sizes: Sizes, polite: bool) {
+    let Sizes {
+        greeting,
+        head,
+        body,
+        answer,
+    } = sizes;
     let mut world = World::new(seed, weather);
     let inspector = world.stacks[0].listen(VIP, INSPECTOR);
     let server = world.stacks[1].listen(VIP, WEB);
     let client = world.client.connect(CLIENT, (VIP, WEB));
     let request = [bytes(head, 1), END_OF_HEAD.to_vec(), bytes(body, 9)].concat();
-    let answer = bytes(answer, 5);
+    let (greeting, answer) = (bytes(greeting, 77), bytes(answer, 5));
     let (mut to_send, mut to_answer) = (&request[..], &answer[..]);
+    let mut to_repeat = &greeting[..];
     let (mut arrived, mut received) = (Vec::new(), Vec::new());
-    let mut daemon = Daemon::Reading(Vec::new());
+    let mut daemon = Daemon::Reading(Vec::new(), greeting.clone());
     let mut quiet_from = None;
     loop {
         world.step();
@@ -336,14 +376,19 @@ fn exchange(seed: u64, weather: Weather, head: usize, body: usize, answer: usize
             world.stacks[1].socket(server).state(),
         );
         let socket = world.client.socket(client);
-        if !to_send.is_empty() && socket.can_send() {
+        let may_send = !polite || received.len() >= greeting.len();
+        if !to_send.is_empty() && socket.can_send() && may_send {
             let sent = socket.send_slice(to_send).expect("it can send");
             to_send = &to_send[sent..];
         }
         received.extend(world.client.drain(client));
-        daemon = daemon.work(&mut world, inspector);
+        daemon = daemon.work(&mut world, inspector, &greeting);
         arrived.extend(world.stacks[1].drain(server));
         let socket = world.stacks[1].socket(server);
+        if !to_repeat.is_empty() && socket.can_send() {
+            let sent = socket.send_slice(to_repeat).expect("it can send");
+            to_repeat = &to_repeat[sent..];
+        }
         world.watch.server_gone =
             world.watch.server_closed && matches!(socket.state(), State::TimeWait | State::Closed);
         world.nodes[1].server = match socket.state() {
@@ -366,7 +411,7 @@ fn exchange(seed: u64, weather: Weather, head: usize, body: usize, answer: usize
             }
         }
         let client_state = world.client.socket(client).state();
-        if client_state == State::CloseWait && received.len() == answer.len() {
+        if client_state == State::CloseWait && received.len() == greeting.len() + answer.len() {
             world.client.socket(client).close();
         }
         if client_state == State::Closed
@@ -377,7 +422,8 @@ fn exchange(seed: u64, weather: Weather, head: usize, body: usize, answer: usize
         }
     }
     assert!(arrived == request, "the request as it was sent");
-    assert!(received == answer, "the answer as it was sent");
+    let said = [greeting, answer].concat();
+    assert!(received == said, "greeting and answer as they were sent");
 }
 
 /// Whether the handover is complete: both entries in their last state, and its connection gone.
@@ -399,7 +445,16 @@ fn a_handover_in_fair_weather() {
         delay: 0,
     };
     for (head, body, answer) in [(20, 0, 1), (1, 1, 1), (3000, 100_000, 300_000)] {
-        exchange(1, fair, head, body, answer);
+        for greeting in [0, 1, 40, 3000] {
+            let sizes = Sizes {
+                greeting,
+                head,
+                body,
+                answer,
+            };
+            exchange(1, fair, sizes, true);
+            exchange(1, fair, sizes, false);
+        }
     }
 }
 
@@ -414,6 +469,22 @@ proptest! {
         body in 0usize..60_000,
         answer in 1usize..60_000,
     ) {
-        exchange(seed, Weather { loss, repeat, delay }, head, body, answer);
+        let sizes = Sizes { greeting: 0, head, body, answer };
+        exchange(seed, Weather { loss, repeat, delay }, sizes, true);
+    }
+
+    /// The inspector's greeting is the client's, the server's own the inspector's (DTS §2.6).
+    #[test]
+    fn a_handover_after_a_greeting_in_any_weather(
+        seed: u64,
+        (loss, repeat, delay) in (0u8..15, 0u8..15, 0u32..40),
+        greeting in 1usize..3000,
+        head in 1usize..4000,
+        body in 0usize..30_000,
+        answer in 1usize..30_000,
+        polite: bool,
+    ) {
+        let sizes = Sizes { greeting, head, body, answer };
+        exchange(seed, Weather { loss, repeat, delay }, sizes, polite);
     }
 }

@@ -235,7 +235,7 @@ impl Node {
             FromServer::ToClient => vec![to_client(packet, &e)],
             FromServer::Direct => {
                 let fin = TcpHeader {
-                    seq: e.server_isn.plus(1),
+                    seq: e.first_of_server(),
                     ack: e.request_end,
                     flags: FIN | ACK,
                     window: packet.header.window,
@@ -306,7 +306,7 @@ impl Node {
                 Some(*entry),
             ),
         };
-        let (t, y1) = (packet.header, entry.map(|e| e.server_isn.plus(1)));
+        let (t, y1) = (packet.header, entry.map(|e| e.first_of_server()));
         let (seq, ack, flags) = match (how, entry) {
             (Incoming::ToServer, _) => {
                 let flow = flow.expect("it has an entry");
@@ -314,7 +314,7 @@ impl Node {
                 (packet.header.source, packet.header.destination) = (flow.remote_port, WEB);
                 return (Some(packet), None);
             }
-            (Incoming::AnswerFin, Some(e)) => (e.server_isn.plus(1), e.request_end, FIN | ACK),
+            (Incoming::AnswerFin, Some(e)) => (e.first_of_server(), e.request_end, FIN | ACK),
             (Incoming::AnswerAck, Some(_)) if Some(t.ack) == y1 => (t.ack, t.end(), FIN | ACK),
             (Incoming::AnswerAck, _) => (t.ack, t.end(), ACK),
             (Incoming::HandshakeAck | Incoming::Drop(_), _) => return (None, None),

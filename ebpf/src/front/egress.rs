@@ -7,6 +7,7 @@ use dts_core::{
         shift,
     },
     entry::{ConnEntry, ConnKey, NodeSettings, flag, role, service_kind},
+    handover::GREETED,
     segment::{ACK, FIN, RST, TcpHeader},
     verdict::{Action, DropReason},
 };
@@ -221,7 +222,12 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
         let header = TcpHeader {
             source: settings.handover_port as u16,
             destination: e.peer_port,
-            seq: e.server_isn.plus(1),
+            // A server that resets in the middle of its greeting has sent a part of it.
+            seq: if reset && e.flags & (GREETED | flag::REQUEST_END) == GREETED {
+                segment.tcp.header.seq
+            } else {
+                e.first_of_server()
+            },
             ack: if reset {
                 segment.tcp.header.ack
             } else {

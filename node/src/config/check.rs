@@ -1,5 +1,7 @@
 //! From a draft to a configuration: what has to fit together does, or the report says what doesn't.
 
+mod first;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -8,10 +10,10 @@ use toml::Spanned;
 
 use super::diagnostic::{Report, Reported};
 use super::model::{
-    ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, RingConfig, Service,
-    Target, inspector_socket,
+    ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, Protocol, RingConfig,
+    Service, Target, inspector_socket,
 };
-use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft};
+use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft, begins_like};
 use super::reader::nearest;
 
 /// The longest path of a Unix socket (`sun_path` with its final zero byte), in bytes.
@@ -53,6 +55,7 @@ pub(super) fn finish(draft: Draft, report: &mut Report<'_>) -> Result<Config, Re
         }
         rules_are_reachable(service, report);
         later_requests_follow_the_first(service, report);
+        first::somebody_speaks_first(service, report);
     }
     if services.is_empty() {
         report.warning(&(0..0), "there is no service", "add a [[service]]");
@@ -427,7 +430,15 @@ fn covers(wide: &Matcher, narrow: &Matcher) -> bool {
         let mut given = narrow.path.iter().chain(&narrow.path_prefix);
         given.any(|narrow| narrow.starts_with(wide.as_str()))
     });
-    host && path && prefix
+    let line = wide.line.as_ref().is_none_or(|wide| {
+        let narrow = narrow.line.as_ref();
+        narrow.is_some_and(|narrow| narrow.eq_ignore_ascii_case(wide))
+    });
+    let beginning = wide.line_prefix.as_ref().is_none_or(|wide| {
+        let mut given = narrow.line.iter().chain(&narrow.line_prefix);
+        given.any(|narrow| begins_like(narrow, wide))
+    });
+    host && path && prefix && line && beginning
 }
 
 /// With splice, only the first request of a connection is inspected (DTS §4.4.1: "currently DTS does
@@ -438,7 +449,8 @@ fn later_requests_follow_the_first(draft: &ServiceDraft, report: &mut Report<'_>
     let requests_differ = !service.rules.is_empty() || service.default == Target::HashUri;
     let first_only = service.handover == Handover::Splice || !service.each_request;
     let by_process = service.process.is_some();
-    if service.mode == Mode::L7 && (by_process || requests_differ && first_only) {
+    let http = service.protocol == Protocol::Http;
+    if service.mode == Mode::L7 && http && (by_process || requests_differ && first_only) {
         let who = if by_process {
             "inspector sees"
         } else {

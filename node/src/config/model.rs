@@ -184,6 +184,8 @@ pub struct Service {
     pub process: Option<ProcessSocket>,
     /// What the clients speak.
     pub protocol: Protocol,
+    /// What the service's servers say first, where they do.
+    pub greeting: Option<Greeting>,
     /// Path prefixes whose requests stay on the node that the ring chose: the exception of the
     /// paper's Fig. 9, line B. Goes before the rules.
     pub keep_local: Vec<String>,
@@ -257,6 +259,31 @@ pub enum Protocol {
     /// Anything in which the client speaks first. The inspector waits for so many bytes and looks at none of them: all
     /// connections go to the default target (the paper's §4.2).
     Bytes(u16),
+    /// Anything in which the client's first line is its request: text up to a line feed.
+    Line,
+}
+
+/// What a server says before its client has said anything (DTS §2.6): the same to each. 1 to [`Greeting::MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting(Arc<[u8]>);
+
+impl Greeting {
+    /// The most bytes of one: they fit any network's packet.
+    pub const MAX: usize = 1024;
+
+    /// `None` when it is empty or too long.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (1..=Self::MAX)
+            .contains(&bytes.len())
+            .then(|| Self(bytes.into()))
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.0
+    }
 }
 
 /// The socket that a service's inspector processes attach to.
@@ -301,6 +328,10 @@ pub struct Matcher {
     pub path_prefix: Option<String>,
     /// The host, in lower case and without a port. Case doesn't matter in the request.
     pub host: Option<String>,
+    /// The whole first line, without its end. Case doesn't matter.
+    pub line: Option<String>,
+    /// How the first line begins. Case doesn't matter.
+    pub line_prefix: Option<String>,
 }
 
 /// Where a request goes.
@@ -312,6 +343,8 @@ pub enum Target {
     Nodes(Vec<NodeId>),
     /// The node that the request target belongs to on the ring (DTS §4.4.1).
     HashUri,
+    /// The node that the client's first line belongs to on the ring.
+    HashLine,
 }
 
 #[cfg(test)]

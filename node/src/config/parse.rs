@@ -15,7 +15,7 @@ use super::model::{ClusterConfig, HashKind, Member, NodeConfig, NodeId, RingConf
 use super::reader::{Reader, elements};
 use super::values;
 
-pub(super) use service::ServiceDraft;
+pub(super) use service::{ServiceDraft, begins_like};
 
 /// A link-local address (RFC 3927) that stands for the node itself; no host should have it.
 const SELF_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 68, 84));
@@ -72,7 +72,7 @@ pub(super) fn draft(path: &Path, text: &str, report: &mut Report<'_>) -> Result<
         ring: ring(&mut reader, report),
         members: required_table(&mut reader, "membership", "[membership]", report)
             .and_then(|table| membership(table, report)),
-        services: service::services(&mut reader, report, &mut named),
+        services: service::services(&mut reader, directory, report, &mut named),
         named,
     };
     reader.finish(report);

@@ -8,6 +8,7 @@ use super::*;
 
 mod cluster;
 mod file;
+mod first;
 mod services;
 
 /// The example of the documentation, with its lines numbered by the assertions below.

@@ -205,6 +205,22 @@ pub(super) fn host(value: &DeValue<'_>) -> Result<String, Problem> {
     }
 }
 
+/// The first line that a client sends, or its beginning.
+pub(super) fn line(value: &DeValue<'_>) -> Result<String, Problem> {
+    let text = text(value)?;
+    let problem = |what: &str, help| Err(Problem::new(format!("is {text:?}, {what}"), help));
+    if text.is_empty() {
+        problem(
+            "which every line begins with",
+            "write a word, or the target as the service's `default`",
+        )
+    } else if text.contains(['\r', '\n']) {
+        problem("more than a line", "leave out the line's end")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 pub(super) fn mode(value: &DeValue<'_>) -> Result<Mode, Problem> {
     one_of(value, &[("l4", Mode::L4), ("l7", Mode::L7)])
 }
@@ -229,7 +245,7 @@ pub(super) fn account(value: &DeValue<'_>) -> Result<String, Problem> {
 }
 
 pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Problem> {
-    const HELP: &str = "write \"http\", or { bytes = 4 } for another protocol";
+    const HELP: &str = "write \"http\", or \"line\" or { bytes = 4 } for another protocol";
     match value {
         DeValue::Table(table) if table.len() == 1 => {
             let Some(bytes) = table.get("bytes") else {
@@ -238,10 +254,13 @@ pub(super) fn protocol(value: &DeValue<'_>) -> Result<Protocol, Problem> {
             number(1..=1024)(bytes.get_ref()).map(Protocol::Bytes)
         }
         DeValue::Table(_) => Err(Problem::new("is not one protocol", HELP)),
-        _ => one_of(value, &[("http", Protocol::Http)]).map_err(|problem| Problem {
-            help: HELP.to_owned(),
-            ..problem
-        }),
+        _ => {
+            let names = [("http", Protocol::Http), ("line", Protocol::Line)];
+            one_of(value, &names).map_err(|problem| Problem {
+                help: HELP.to_owned(),
+                ..problem
+            })
+        }
     }
 }
 

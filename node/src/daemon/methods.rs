@@ -53,6 +53,10 @@ fn one(service: &Service, filter: &Filter, before: Option<&Chosen>) -> Result<Ch
     if service.handover == Handover::Splice {
         return chosen(Method::Splice, "configured");
     }
+    if service.greeting.is_some() {
+        // What nobody has acknowledged somebody must be able to repeat: that takes a socket.
+        return chosen(Method::Splice, "it has a greeting");
+    }
     if !filter.can_adopt() {
         return chosen(
             Method::Splice,

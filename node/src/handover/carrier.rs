@@ -131,6 +131,22 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Reads what the target's server says before it has the request, `most` bytes at the most; nothing at its FIN.
+    pub(super) async fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let mut said = vec![0; most];
+        loop {
+            match recv(self.socket()?, &mut said, RecvFlags::DONTWAIT) {
+                Ok((length, _)) => {
+                    said.truncate(length);
+                    return Ok(said);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(Interest::READABLE).await?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
     /// Sends as much of the request as goes now, and looks whether the target's FIN is there. `None` when
     /// it is; otherwise what to wait for.
     pub(super) fn send(&mut self, request: &mut &[u8]) -> io::Result<Option<Interest>> {

@@ -12,14 +12,14 @@ pub struct BytesInspector {
 }
 
 impl BytesInspector {
-    /// Hands over to `target` after `bytes` bytes. There is no URI that a target could be chosen by: that is as good as
-    /// `"local"`, and no configuration says it.
+    /// Hands over to `target` after `bytes` bytes. There is nothing that a target could be chosen by: that is as good
+    /// as `"local"`, and no configuration says it.
     #[must_use]
     pub fn new(bytes: u16, target: &Target) -> Self {
         Self {
             bytes: bytes.into(),
             target: match target {
-                Target::Local | Target::HashUri => TargetChoice::Local,
+                Target::Local | Target::HashUri | Target::HashLine => TargetChoice::Local,
                 Target::Nodes(nodes) => TargetChoice::Nodes(NodeSet::new(nodes.as_slice()).into()),
             },
         }

@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dts_core::ring::{RingHashSpec, key_hash};
 use httparse::{EMPTY_HEADER, Request, Status};
 
-use super::{ConnectionInfo, Decision, Inspector, NodeSet, Reason, TargetChoice};
-use crate::config::{Fate, Matcher, Service, Target};
+use super::{ConnectionInfo, Decision, Destination, Inspector, Reason, TargetChoice};
+use crate::config::{Fate, Matcher, Service};
 
 /// A head with more headers than this is not parsed.
 pub const MAX_HEADERS: usize = 128;
@@ -50,25 +50,6 @@ pub struct HttpInspector {
 enum Said {
     Go(TargetChoice),
     Unreadable,
-}
-
-/// A rule's target, with its turns if it has several nodes.
-#[derive(Debug)]
-enum Destination {
-    Fixed(TargetChoice),
-    Uri,
-}
-
-impl From<&Target> for Destination {
-    fn from(target: &Target) -> Self {
-        match target {
-            Target::Local => Self::Fixed(TargetChoice::Local),
-            Target::Nodes(nodes) => {
-                Self::Fixed(TargetChoice::Nodes(NodeSet::new(nodes.as_slice()).into()))
-            }
-            Target::HashUri => Self::Uri,
-        }
-    }
 }
 
 impl HttpInspector {
@@ -94,7 +75,7 @@ impl HttpInspector {
     pub fn default_choice(&self) -> TargetChoice {
         match &self.default {
             Destination::Fixed(choice) => choice.clone(),
-            Destination::Uri => TargetChoice::Local,
+            Destination::ByKey => TargetChoice::Local,
         }
     }
 
@@ -168,10 +149,7 @@ impl HttpInspector {
     }
 
     fn go(&self, destination: &Destination, target: &RequestTarget<'_>) -> TargetChoice {
-        match destination {
-            Destination::Fixed(choice) => choice.clone(),
-            Destination::Uri => TargetChoice::Key(target.key(&self.hash)),
-        }
+        destination.choose(|| target.key(&self.hash))
     }
 }
 

@@ -54,6 +54,21 @@ pub fn acknowledge_at_once(socket: &impl AsFd, at_once: bool) -> io::Result<()> 
     set_int(socket, libc::TCP_QUICKACK, at_once.into())
 }
 
+/// How many bytes of what was sent the other end has not acknowledged (SIOCOUTQ, `tcp(7)`).
+///
+/// # Errors
+///
+/// When the socket is no TCP socket, or listens.
+pub fn unacknowledged(socket: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open; the request (SIOCOUTQ is TIOCOUTQ) writes one int.
+    let r = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 fn set_int(socket: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the value is an int of the length given.
     let r = unsafe {

@@ -1,23 +1,28 @@
 //! One connection at the inspector: reading its request, having it decided about, handing it over.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use dts_core::addr::{Addr, FlowKey};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Fate;
 use crate::current::{Current, InspectedService};
-use crate::handover::{Destination, Handovers, Read, Undecided};
+use crate::handover::{Destination, HandoverError, Handovers, Read, Undecided};
 use crate::inspect::{ConnectionInfo, Decision, Reason, TargetChoice};
 use crate::kernel::socket::{acknowledge_at_once, watch};
 use crate::placement::NodeIndex;
 use crate::processes::{Consultation, Subject, Wake};
 use crate::waiting::Waiter;
+
+/// How long to wait at the most before looking again whether a client has its greeting.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a process is asked about a visit's connection, and how its answer is waited for.
 #[derive(Default)]
@@ -48,14 +53,24 @@ impl Visit {
             remote: self.remote,
             local: SocketAddr::new(vip, port),
         };
-        let decision = self.decide(&mut connection, &info).await;
+        let deadline = Instant::now() + self.service.service.undecided_time;
+        let decision = match self.greet(&mut connection) {
+            Ok(()) => self.decide(&mut connection, &info, deadline).await,
+            Err(_) => None,
+        };
         match decision {
             Some(Decision::Handover(choice)) => {
                 self.service
                     .counters
                     .decided
                     .fetch_add(1, Ordering::Relaxed);
-                self.hand_over(connection, &choice).await;
+                match self.greeted(&connection, deadline).await {
+                    Ok(()) => self.hand_over(connection, &choice).await,
+                    Err(error) => {
+                        tracing::debug!(remote = %self.remote, %error, "the greeting did not arrive");
+                        self.reject(connection);
+                    }
+                }
             }
             Some(Decision::Reject(reason)) => {
                 tracing::debug!(remote = %self.remote, %reason, "resetting a connection");
@@ -71,10 +86,36 @@ impl Visit {
         }
     }
 
+    /// Speaks first where the service's servers do (DTS §2.6).
+    fn greet(&self, connection: &mut Undecided) -> io::Result<()> {
+        match &self.service.service.greeting {
+            Some(greeting) => connection.greet(greeting.bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the client has acknowledged the greeting. Mostly it has when its request is here.
+    async fn greeted(&self, connection: &Undecided, deadline: Instant) -> io::Result<()> {
+        let mut pause = Duration::from_millis(1);
+        while !connection.is_greeted()? {
+            if Instant::now() >= deadline {
+                self.service.counters.count_overdue(Reason::TooSlow);
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(())
+    }
+
     /// Reads until the inspector decides, or the service's limits do; `None` when the client left.
-    async fn decide(&self, connection: &mut Undecided, info: &ConnectionInfo) -> Option<Decision> {
+    async fn decide(
+        &self,
+        connection: &mut Undecided,
+        info: &ConnectionInfo,
+        deadline: Instant,
+    ) -> Option<Decision> {
         let service = &self.service.service;
-        let deadline = Instant::now() + service.undecided_time;
         let mut asking = Asking::default();
         let mut waiting = None;
         let mut waiter: Option<Waiter> = None;
@@ -178,9 +219,7 @@ impl Visit {
             .await
         {
             Ok(()) => {}
-            Err((error, None)) => {
-                tracing::debug!(remote = %self.remote, %error, "a handover failed");
-            }
+            Err((error, None)) => self.report(&error, first),
             Err((error, Some(connection))) => {
                 tracing::debug!(remote = %self.remote, %error, "a handover found no server");
                 self.fall_back(connection, Some(first)).await;
@@ -196,18 +235,32 @@ impl Visit {
                 .filter(|(node, _)| Some(*node) != failed),
             Fate::Reset => None,
         };
-        let Some((_, destination)) = second else {
+        let Some((node, destination)) = second else {
             return self.reject(connection);
         };
-        if let Err((error, connection)) = self
+        match self
             .handovers
             .request_handover(connection, destination)
             .await
         {
-            tracing::debug!(remote = %self.remote, %error, "the default target failed, too");
-            if let Some(connection) = connection {
+            Ok(()) => {}
+            Err((error, None)) => self.report(&error, node),
+            Err((error, Some(connection))) => {
+                tracing::debug!(remote = %self.remote, %error, "the default target failed, too");
                 self.reject(connection);
             }
+        }
+    }
+
+    /// Tells of a handover to a node that ended its client's connection, too.
+    fn report(&self, error: &HandoverError, node: NodeIndex) {
+        let (remote, service) = (self.remote, &self.service.service.name);
+        match (error, self.current.config.members.get(node.0 as usize)) {
+            // It is the configuration's fault, and each connection's.
+            (HandoverError::Greeting(error), Some(member)) if self.service.greeting_told.may() => {
+                tracing::warn!(service, node = %member.id, %remote, %error, "a greeting does not fit");
+            }
+            _ => tracing::debug!(%remote, %error, "a handover failed"),
         }
     }
 

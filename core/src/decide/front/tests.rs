@@ -8,6 +8,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::handover::GREETED;
 use crate::segment::scan;
 
 mod clients;
@@ -117,6 +118,8 @@ impl Inspecting {
 enum Processing {
     None,
     Begun,
+    /// The server's greeting is waited for.
+    Greeted,
     Handing,
     Direct,
     Ended,
@@ -124,9 +127,10 @@ enum Processing {
     EndedSelf,
 }
 
-const PROCESSING: [Processing; 7] = [
+const PROCESSING: [Processing; 8] = [
     Processing::None,
     Processing::Begun,
+    Processing::Greeted,
     Processing::Handing,
     Processing::Direct,
     Processing::Ended,
@@ -139,6 +143,7 @@ impl Processing {
         let (state, flags) = match self {
             Self::None => return None,
             Self::Begun => (state::HANDING, 0),
+            Self::Greeted => (state::HANDING, flag::ANSWERED | GREETED),
             Self::Handing => (state::HANDING, flag::ANSWERED),
             Self::Direct => (state::DIRECT, flag::ANSWERED),
             Self::Ended => (state::DIRECT, flag::ANSWERED | flag::ENDED),

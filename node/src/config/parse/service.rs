@@ -1,10 +1,12 @@
 //! `[[service]]`, its rules and targets.
 
+mod greeting;
 mod process;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -16,6 +18,8 @@ use crate::config::model::{
 };
 use crate::config::reader::{Reader, elements, parsed};
 use crate::config::values;
+
+use greeting::First;
 
 /// A service, and where the file says what about it.
 pub(in crate::config) struct ServiceDraft {
@@ -30,12 +34,17 @@ pub(in crate::config) struct ServiceDraft {
     pub(in crate::config) inspector: Range<usize>,
     /// Where each of the service's rules begins.
     pub(in crate::config) rules: Vec<Range<usize>>,
+    /// Where its greeting is given.
+    pub(in crate::config) greeting: Option<Range<usize>>,
+    /// Whether it says that clients speak first, whatever its port is known for.
+    pub(in crate::config) client_first: bool,
 }
 
 /// Reads all `[[service]]` tables, each a service for each of its VIPs; the nodes that targets name are added to
-/// `named`, also those of services that can't be used.
+/// `named`, also those of services that can't be used. Relative paths are relative to `directory`.
 pub(super) fn services(
     root: &mut Reader<'_>,
+    directory: &Path,
     report: &mut Report<'_>,
     named: &mut Vec<Spanned<NodeId>>,
 ) -> Vec<Result<ServiceDraft, Reported>> {
@@ -44,7 +53,7 @@ pub(super) fn services(
             .into_iter()
             .flat_map(|value| {
                 let services = Reader::of_value("[[service]]", "service", value, report)
-                    .and_then(|table| service(table, report, named));
+                    .and_then(|table| service(table, directory, report, named));
                 match services {
                     Ok(services) => services.into_iter().map(Ok).collect(),
                     Err(reported) => vec![Err(reported)],
@@ -57,6 +66,7 @@ pub(super) fn services(
 
 fn service(
     mut table: Reader<'_>,
+    directory: &Path,
     report: &mut Report<'_>,
     named: &mut Vec<Spanned<NodeId>>,
 ) -> Result<Vec<ServiceDraft>, Reported> {
@@ -69,11 +79,11 @@ fn service(
         Ok(Mode::L4) => Inspection::none(&mut table, report),
         Ok(Mode::L7) => {
             let port = table.required(report, "inspector_port", values::port, "8081");
-            Inspection::read(port.map(Some), &mut table, report, named)
+            Inspection::read(port.map(Some), &mut table, directory, report, named)
         }
         Err(_) => {
             let port = table.optional(report, "inspector_port", values::port);
-            Inspection::read(port, &mut table, report, named)
+            Inspection::read(port, &mut table, directory, report, named)
         }
     };
     table.finish(report);
@@ -83,6 +93,11 @@ fn service(
     let rules: Vec<_> = inspection.rules.iter().map(Spanned::span).collect();
     let (name_span, port_span) = (name.span(), port.span());
     let inspector = inspection.inspector.unwrap_or_else(|| header.clone());
+    let First {
+        greeting,
+        span: greeting_span,
+        by_client,
+    } = inspection.first;
     let of_first = Service {
         name: name.into_inner(),
         vip: *vips[0].get_ref(),
@@ -93,6 +108,7 @@ fn service(
         inspector_port: inspection.port.map(Spanned::into_inner),
         process: inspection.process,
         protocol: inspection.protocol,
+        greeting,
         keep_local: inspection.keep_local,
         rules: inspection
             .rules
@@ -114,6 +130,8 @@ fn service(
         inspector_port: inspector_port.clone(),
         rules: rules.clone(),
         inspector: inspector.clone(),
+        greeting: greeting_span.clone(),
+        client_first: by_client,
         service: Service {
             vip: vip.into_inner(),
             ..of_first.clone()
@@ -157,6 +175,7 @@ struct Inspection {
     /// Where `inspector` is given.
     inspector: Option<Range<usize>>,
     protocol: Protocol,
+    first: First,
     keep_local: Vec<String>,
     rules: Vec<Spanned<Rule>>,
     default: Target,
@@ -176,6 +195,7 @@ impl Default for Inspection {
             process: None,
             inspector: None,
             protocol: Protocol::Http,
+            first: First::default(),
             keep_local: Vec::new(),
             rules: Vec::new(),
             default: Target::Local,
@@ -191,7 +211,7 @@ impl Default for Inspection {
 impl Inspection {
     /// Of an `l4` service: any of its keys is a misunderstanding.
     fn none(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Self, Reported> {
-        const KEYS: [&str; 16] = [
+        const KEYS: [&str; 19] = [
             "handover",
             "each_request",
             "inspector_port",
@@ -200,6 +220,9 @@ impl Inspection {
             "inspector_user",
             "inspector_group",
             "protocol",
+            "greeting",
+            "greeting_file",
+            "client_first",
             "keep_local",
             "rule",
             "default",
@@ -226,6 +249,7 @@ impl Inspection {
     fn read(
         port: Result<Option<Spanned<u16>>, Reported>,
         table: &mut Reader<'_>,
+        directory: &Path,
         report: &mut Report<'_>,
         named: &mut Vec<Spanned<NodeId>>,
     ) -> Result<Self, Reported> {
@@ -239,6 +263,7 @@ impl Inspection {
         );
         let process = process::read(table, report);
         let protocol = table.or(report, "protocol", values::protocol, fallback.protocol);
+        let first = greeting::read(table, directory, report);
         let keep_local = keep_local(table, report);
         let default = match table.raw("default") {
             Some(value) => target(report, "default", value, named),
@@ -275,6 +300,7 @@ impl Inspection {
             process,
             inspector,
             protocol: protocol.into_inner(),
+            first: first?,
             keep_local: keep_local?,
             rules: rules?,
             default: default?,
@@ -286,22 +312,85 @@ impl Inspection {
         };
         inspection.check_protocol(report, &span)?;
         inspection.check_process(report)?;
+        inspection.check_greeting(report)?;
         Ok(inspection)
     }
 
-    /// Refuses what means nothing where requests are not read.
+    /// Refuses what means nothing with the protocol.
     fn check_protocol(&self, report: &mut Report<'_>, span: &Range<usize>) -> Result<(), Reported> {
-        let Protocol::Bytes(bytes) = self.protocol else {
-            return Ok(());
+        match self.protocol {
+            Protocol::Bytes(bytes) => self.check_bytes(bytes, report, span),
+            Protocol::Http => self.check_rules(report, span, "line"),
+            Protocol::Line if !self.keep_local.is_empty() => Err(report.error(
+                span,
+                "a `protocol` of lines has no paths for `keep_local` to look at",
+                "remove it, or write a rule with a `line_prefix` and to = \"local\"",
+            )),
+            Protocol::Line => self.check_rules(report, span, "URI"),
+        }
+    }
+
+    /// Refuses rules and targets that look at something the protocol doesn't have.
+    fn check_rules(
+        &self,
+        report: &mut Report<'_>,
+        span: &Range<usize>,
+        missing: &str,
+    ) -> Result<(), Reported> {
+        let lines = self.protocol == Protocol::Line;
+        let odd = |target: &Target| match target {
+            Target::HashUri => lines,
+            Target::HashLine => !lines,
+            Target::Local | Target::Nodes(_) => false,
         };
+        let (name, help) = match lines {
+            true => ("lines", "use `line`, `line_prefix` and { hash = \"line\" }"),
+            false => (
+                "HTTP",
+                "use `path`, `path_prefix`, `host` and { hash = \"uri\" }",
+            ),
+        };
+        for rule in &self.rules {
+            let Matcher {
+                path,
+                path_prefix,
+                host,
+                line,
+                line_prefix,
+            } = &rule.get_ref().matcher;
+            let foreign = match lines {
+                true => path.is_some() || path_prefix.is_some() || host.is_some(),
+                false => line.is_some() || line_prefix.is_some(),
+            };
+            if foreign || odd(&rule.get_ref().to) {
+                let message = format!("the rule looks at what a `protocol` of {name} has not");
+                return Err(report.error(&rule.span(), message, help));
+            }
+        }
+        if odd(&self.default) {
+            let message = format!(
+                "a `protocol` of {name} has no {missing} that the default target could be chosen by"
+            );
+            return Err(report.error(span, message, help));
+        }
+        Ok(())
+    }
+
+    /// Refuses what means nothing where requests are not read.
+    fn check_bytes(
+        &self,
+        bytes: u16,
+        report: &mut Report<'_>,
+        span: &Range<usize>,
+    ) -> Result<(), Reported> {
         let (what, help) = if !self.rules.is_empty() || !self.keep_local.is_empty() {
             (
                 "has no paths or hosts for `rule` and `keep_local` to look at",
                 "remove them: all connections go to the default target",
             )
-        } else if self.default == Target::HashUri {
+        } else if matches!(self.default, Target::HashUri | Target::HashLine) {
             (
-                "has no URI that the default target could be chosen by",
+                "has no URI and no line that the default target could be chosen by",
                 "write default = \"local\" or { nodes = [\"n1\"] }",
             )
         } else if usize::from(bytes) > self.undecided_bytes {
@@ -350,6 +439,8 @@ fn rule(
     let path = table.optional(report, "path", values::path);
     let path_prefix = table.optional(report, "path_prefix", values::path);
     let host = table.optional(report, "host", values::host);
+    let line = table.optional(report, "line", values::line);
+    let line_prefix = table.optional(report, "line_prefix", values::line);
     let to = table
         .required_raw(report, "to", "{ nodes = [\"n1\"] }")
         .and_then(|value| target(report, "to", value, named));
@@ -358,13 +449,15 @@ fn rule(
         path: path?.map(Spanned::into_inner),
         path_prefix: path_prefix?.map(Spanned::into_inner),
         host: host?.map(Spanned::into_inner),
+        line: line?.map(Spanned::into_inner),
+        line_prefix: line_prefix?.map(Spanned::into_inner),
     };
     if matcher == Matcher::default() {
         return Err(report.error(
             &span,
             "the rule matches every request",
-            "give it a `path`, `path_prefix` or `host`, or write the target as the service's \
-             `default`",
+            "give it a `path`, `path_prefix` or `host` (of lines a `line` or `line_prefix`), or write \
+             the target as the service's `default`",
         ));
     }
     if let (Some(path), Some(prefix)) = (&matcher.path, &matcher.path_prefix)
@@ -374,6 +467,15 @@ fn rule(
             &span,
             format!("the rule matches nothing: {path:?} does not begin with {prefix:?}"),
             "leave out `path_prefix`",
+        ));
+    }
+    if let (Some(line), Some(prefix)) = (&matcher.line, &matcher.line_prefix)
+        && !begins_like(line, prefix)
+    {
+        return Err(report.error(
+            &span,
+            format!("the rule matches nothing: {line:?} does not begin with {prefix:?}"),
+            "leave out `line_prefix`",
         ));
     }
     let line = report.line(&span);
@@ -387,6 +489,13 @@ fn rule(
     ))
 }
 
+/// Whether a line begins so, whatever the case of ASCII letters.
+pub(in crate::config) fn begins_like(line: &str, prefix: &str) -> bool {
+    line.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
 /// A target; the nodes it names are added to `named`.
 fn target<'a>(
     report: &mut Report<'_>,
@@ -394,7 +503,7 @@ fn target<'a>(
     value: &'a Spanned<DeValue<'a>>,
     named: &mut Vec<Spanned<NodeId>>,
 ) -> Result<Target, Reported> {
-    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" }";
+    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" } (of lines { hash = \"line\" })";
     let table = match value.get_ref() {
         DeValue::String(text) if text == "local" => return Ok(Target::Local),
         DeValue::Table(table) => table,
@@ -407,7 +516,12 @@ fn target<'a>(
     match (hash, nodes) {
         (Some(hash), None) => match hash.get_ref() {
             DeValue::String(text) if text == "uri" => Ok(Target::HashUri),
-            _ => Err(report.error(&hash.span(), "`hash` is no known key", "write \"uri\"")),
+            DeValue::String(text) if text == "line" => Ok(Target::HashLine),
+            _ => Err(report.error(
+                &hash.span(),
+                "`hash` is no known key",
+                "write \"uri\", or \"line\" with protocol = \"line\"",
+            )),
         },
         (None, Some(nodes)) => node_list(report, nodes, named).map(Target::Nodes),
         (None, None) | (Some(_), Some(_)) => {

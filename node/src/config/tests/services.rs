@@ -253,7 +253,7 @@ fn targets_name_nodes_that_exist() {
 
 #[test]
 fn a_target_is_one_of_three_things() {
-    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" }";
+    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" } (of lines { hash = \"line\" })";
     for (target, message, help) in [
         ("\"n2\"", "28:6: error: `to` is no target", HELP),
         ("7", "28:6: error: `to` is no target", HELP),
@@ -275,7 +275,7 @@ fn a_target_is_one_of_three_things() {
         (
             "{ hash = \"url\" }",
             "28:15: error: `hash` is no known key",
-            "write \"uri\"",
+            "write \"uri\", or \"line\" with protocol = \"line\"",
         ),
     ] {
         assert_only_error(
@@ -290,7 +290,7 @@ fn a_rule_matches_something_but_not_everything() {
     assert_only_error(
         &changed("path_prefix = \"/downloads/\"\n", ""),
         "26:1: error: the rule matches every request\n  help: give it a `path`, `path_prefix` or \
-         `host`, or write the target as the service's `default`",
+         `host` (of lines a `line` or `line_prefix`), or write the target as the service's `default`",
     );
     assert_only_error(
         &changed(
@@ -444,7 +444,7 @@ fn a_process_leaves_nothing_to_rules() {
         ("protocol = { bytes = 4 }", "reads any protocol by itself"),
         (
             "default = { hash = \"uri\" }",
-            "gives no URI that the default target could be chosen by",
+            "gives no URI and no line that the default target could be chosen by",
         ),
     ] {
         let found = errors(&with_process(more));

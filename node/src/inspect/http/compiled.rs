@@ -62,7 +62,7 @@ impl Compiled {
         let mut sets = Vec::new();
         let mut number = |target: &Target| match target {
             Target::Local => ruling::LOCAL,
-            Target::HashUri => ruling::KEY,
+            Target::HashUri | Target::HashLine => ruling::KEY,
             Target::Nodes(nodes) => {
                 let known = sets.iter().position(|set| set == nodes);
                 let position = known.unwrap_or_else(|| {
@@ -85,7 +85,7 @@ impl Compiled {
             prefixes: BTreeMap::new(),
             sets,
             bytes: match service.protocol {
-                Protocol::Http => None,
+                Protocol::Http | Protocol::Line => None,
                 Protocol::Bytes(bytes) => Some(bytes),
             },
         };

@@ -107,6 +107,10 @@ fn answer(kind: Kind) -> TcpHeader {
             ack: X.plus(1),
             ..kind.header()
         },
+        Kind::Fin | Kind::DataFin => TcpHeader {
+            ack: X.plus(2),
+            ..kind.header()
+        },
         _ => kind.header(),
     }
 }
@@ -131,6 +135,20 @@ fn reply_case(before: u32, kind: Kind, was: TcpHeader, expected: Option<u32>) {
     assert_eq!(header, TcpHeader { ack, ..was });
 }
 
+/// A server that closes its side before it has acknowledged anything has not taken the connection over.
+#[test]
+fn a_server_that_closes_instead_of_greeting_completes_nothing() {
+    for (ack, expected) in [(X.plus(1), state::FROZEN), (X.plus(2), state::PLACED)] {
+        let mut header = TcpHeader {
+            ack,
+            ..answer(Kind::Fin)
+        };
+        let mut e = entry(state::FROZEN);
+        reply(&mut header, PORT, &handover(0), &mut e, NOW).unwrap();
+        assert_eq!((e.state, header.flags), (expected, FIN | ACK));
+    }
+}
+
 /// Fig. 4, segment 4, and docs/packets.md: where the request ends travels with its segments.
 #[test]
 fn outgoing_table_is_exhaustive() {
@@ -143,6 +161,32 @@ fn outgoing_table_is_exhaustive() {
             }
         }
     }
+}
+
+/// The end is told by the first segment that follows the whole greeting, and how long that was.
+#[test]
+fn after_a_greeting_the_end_is_told_with_its_length() {
+    let h = Handover {
+        greeting: 77,
+        ..handover(flag::REQUEST_END)
+    };
+    for (acknowledged, told) in [(0, false), (76, false), (77, true), (78, false)] {
+        let mut header = TcpHeader {
+            ack: Y.plus(1 + acknowledged),
+            ..Kind::Data.header()
+        };
+        let before = header.ack;
+        outgoing(&mut header, None, PORT, &h, &mut entry(state::FROZEN)).unwrap();
+        let end = X.plus(1).plus(h.request_len);
+        let expected = if told {
+            (end, REQUEST_END_BIT, 77)
+        } else {
+            (before, 0, 0)
+        };
+        assert_eq!((header.ack, header.reserved, header.urgent), expected);
+    }
+    let option = option(&h, &entry(state::INSPECT), NOW, 0);
+    assert_eq!(option.agreed, GREETED);
 }
 
 fn outgoing_case(end_known: bool, acknowledges_y: bool, kind: Kind, port: u16) {

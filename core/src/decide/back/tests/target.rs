@@ -150,6 +150,34 @@ fn a_mark_tells_the_end_and_is_taken_off() {
     }
 }
 
+/// A server that greets gets the handshake's acknowledgment, for it has to have its connection; and with the request
+/// that of the greeting, which rode elsewhere.
+#[test]
+fn a_greeting_is_acknowledged_with_the_request() {
+    let greeted = ConnEntry {
+        flags: GREETED,
+        ..entry(state::HANDING)
+    };
+    let (mut e, mut header) = (greeted, Kind::Ack.header());
+    header.seq = X.plus(1);
+    assert_eq!(incoming(&mut header, &mut e, NOW), Incoming::ToServer);
+    assert!(e.awaits_greeting());
+
+    let mut marked = TcpHeader {
+        seq: X.plus(1),
+        ack: X.plus(1 + 87),
+        payload: 87,
+        urgent: 77,
+        reserved: REQUEST_END_BIT,
+        ..Kind::Data.header()
+    };
+    assert_eq!(incoming(&mut marked, &mut e, NOW), Incoming::ToServer);
+    assert!(!e.awaits_greeting());
+    assert_eq!(e.first_of_server(), Y.plus(1 + 77));
+    assert_eq!(marked.ack, Y.plus(1 + 77).minus(DELTA));
+    assert_eq!((marked.reserved, marked.urgent), (0, 0));
+}
+
 #[test]
 fn incoming_syn_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]

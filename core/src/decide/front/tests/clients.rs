@@ -130,7 +130,7 @@ impl Syn {
 fn processing_half(processing: Processing, socket: Socket, syn: Syn) -> Result<bool, Ingress> {
     let live = match processing {
         Processing::None => return Ok(false),
-        Processing::Begun | Processing::Handing | Processing::Direct => true,
+        Processing::Begun | Processing::Greeted | Processing::Handing | Processing::Direct => true,
         // The sweep has found its socket in TIME_WAIT or gone, and tells who inspected it.
         Processing::Ended | Processing::Noted | Processing::EndedSelf => false,
     };
@@ -173,6 +173,7 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
                 // He still takes the flow for alive.
                 Processing::None
                 | Processing::Begun
+                | Processing::Greeted
                 | Processing::Handing
                 | Processing::Direct
                 | Processing::Ended => Ingress::Release,
@@ -209,6 +210,7 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
         (Inspecting::PlacedSelf, false) => match processing {
             Processing::None
             | Processing::Begun
+            | Processing::Greeted
             | Processing::Handing
             | Processing::Direct
             | Processing::Ended
@@ -267,7 +269,16 @@ fn l7_segment_table_is_exhaustive() {
                         NOW,
                         &facts,
                     );
+                    let reset = matches!(kind, Kind::Rst | Kind::RstAck);
                     let expected = match (processing, inspecting) {
+                        (
+                            Processing::Greeted,
+                            Inspecting::None
+                            | Inspecting::Inspect
+                            | Inspecting::Frozen
+                            | Inspecting::Placed
+                            | Inspecting::PlacedSelf,
+                        ) if reset => Ingress::ToServer,
                         // From the SYN-ACK on the client's own segments are accepted, also before the
                         // handover is complete.
                         (
@@ -283,17 +294,18 @@ fn l7_segment_table_is_exhaustive() {
                             | Inspecting::PlacedSelf,
                         ) => Ingress::ToServer,
                         // Before it there are no numbers to translate by.
-                        (Processing::Begun, Inspecting::None) => {
+                        (Processing::Begun | Processing::Greeted, Inspecting::None) => {
                             Ingress::Drop(DropReason::TooEarly)
                         }
                         (Processing::None, Inspecting::None) => Ingress::Drop(DropReason::NotMine),
                         // Until the server has answered, the inspector has the client, also where both are
                         // on one node: a refused connection leaves the client a live inspector.
-                        (Processing::None | Processing::Begun, Inspecting::Inspect) => {
-                            Ingress::ToInspector
-                        }
                         (
-                            Processing::None | Processing::Begun,
+                            Processing::None | Processing::Begun | Processing::Greeted,
+                            Inspecting::Inspect,
+                        ) => Ingress::ToInspector,
+                        (
+                            Processing::None | Processing::Begun | Processing::Greeted,
                             Inspecting::Frozen | Inspecting::Placed | Inspecting::PlacedSelf,
                         ) => Ingress::Drop(DropReason::HandedOver),
                     };

@@ -69,6 +69,8 @@ fn server_table_is_exhaustive() {
     enum Has {
         Nothing,
         Begun,
+        /// Its greeting is waited for.
+        Greeted,
         /// The request's end is not known yet.
         Open,
         /// It is known, and not acknowledged.
@@ -80,6 +82,7 @@ fn server_table_is_exhaustive() {
     for has in [
         Has::Nothing,
         Has::Begun,
+        Has::Greeted,
         Has::Open,
         Has::Sending,
         Has::Acknowledged,
@@ -107,6 +110,7 @@ fn server_table_is_exhaustive() {
             let mut entry = match has {
                 Has::Nothing => None,
                 Has::Begun => Some(with(state::HANDING, 0, Seq(0))),
+                Has::Greeted => Some(with(state::HANDING, flag::ANSWERED | GREETED, X)),
                 Has::Open => Some(with(state::HANDING, flag::ANSWERED, X)),
                 Has::Sending => Some(handing(X.plus(501))),
                 Has::Acknowledged => Some(handing(X.plus(500))),
@@ -119,7 +123,12 @@ fn server_table_is_exhaustive() {
                 ) => FromServer::Drop(DropReason::NoEntry),
                 // Also a repeated one: the inspecting node's acknowledgment was lost.
                 (
-                    Has::Begun | Has::Open | Has::Sending | Has::Acknowledged | Has::Direct,
+                    Has::Begun
+                    | Has::Greeted
+                    | Has::Open
+                    | Has::Sending
+                    | Has::Acknowledged
+                    | Has::Direct,
                     Kind::SynAck,
                 ) => FromServer::AnswerPeer,
                 // The port is closed: the client still has a live inspector.
@@ -129,9 +138,12 @@ fn server_table_is_exhaustive() {
                 // An older connection's, that the client has forgotten.
                 (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ResetServer,
                 // The client's, not only the inspecting node's.
-                (Has::Open | Has::Sending | Has::Acknowledged, Kind::Rst | Kind::RstAck) => {
-                    FromServer::ResetBoth
-                }
+                (
+                    Has::Greeted | Has::Open | Has::Sending | Has::Acknowledged,
+                    Kind::Rst | Kind::RstAck,
+                ) => FromServer::ResetBoth,
+                // The client has a greeting; whether it is this one, the inspecting node sees.
+                (Has::Greeted, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ToPeer,
                 (Has::Open | Has::Sending, Kind::Ack) => FromServer::ToPeer,
                 // An answer before the end of the request (an early 413) is the client's.
                 (Has::Open | Has::Sending, Kind::Data | Kind::Fin) => FromServer::ToClient,

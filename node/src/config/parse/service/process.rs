@@ -62,9 +62,9 @@ impl Inspection {
                 "reads any protocol by itself",
                 "remove `protocol`, or have no process: `inspector = \"rules\"`",
             )
-        } else if self.default == Target::HashUri {
+        } else if matches!(self.default, Target::HashUri | Target::HashLine) {
             (
-                "gives no URI that the default target could be chosen by",
+                "gives no URI and no line that the default target could be chosen by",
                 "write default = \"local\" or { nodes = [\"n1\"] }",
             )
         } else {

@@ -1,0 +1,395 @@
+//! Servers that speak first (DTS §2.6): the inspector greets in their stead, their own greeting is swallowed.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use dts_lab::{Effect, Impairment, LabProcess, Network, Place};
+
+use crate::client::{PATIENCE, connect, connect_here};
+use crate::cluster::{CLIENT, Cluster, Method, any_address, client_address, vip, wait_for};
+use crate::servers::Server;
+
+crate::cases![
+    mail_goes_where_its_first_command_says,
+    a_greeting_in_any_form,
+    a_greeting_that_is_lost,
+    a_greeting_that_differs,
+    clients_that_say_nothing,
+];
+
+/// SMTP.
+const MAIL: u16 = 25;
+/// A service whose servers a case starts itself.
+const TALK: u16 = 2500;
+
+/// How long closed connections may leave traces.
+const TRACES: Duration = Duration::from_secs(12);
+
+/// The services [`MAIL`] and [`TALK`]. `EHLO n1...` and `n1...` belong to `n1` and so on; everything else goes by the whole
+/// line.
+fn cluster(method: &Method, nodes: u8, greeting: &str, limits: &str) -> Cluster {
+    let mut toml = String::new();
+    for (name, port, inspector, said, prefix) in [
+        ("mail", MAIL, 8084, BANNER, "EHLO "),
+        ("talk", TALK, 8085, greeting, ""),
+    ] {
+        let vip = vip(port).ip();
+        toml += &format!(
+            "[[service]]\nname = \"{name}\"\nvip = \"{vip}\"\nport = {port}\nmode = \"l7\"\n\
+             handover = \"{}\"\ninspector_port = {inspector}\nprotocol = \"line\"\n\
+             greeting = {said:?}\ndefault = {{ hash = \"line\" }}\n{limits}\n",
+            method.handover
+        );
+        for node in 1..=nodes {
+            toml += &format!(
+                "[[service.rule]]\nline_prefix = \"{prefix}n{node}\"\n\
+                 to = {{ nodes = [\"n{node}\"] }}\n"
+            );
+        }
+    }
+    Cluster::with(method, nodes, |spec| {
+        spec.cluster.services_toml = Some(toml)
+    })
+}
+
+/// How many of a node's handovers have failed for a reason.
+fn failed(cluster: &Cluster, node: u8, reason: &str) -> u64 {
+    cluster.status(node).handovers.failed[reason]
+}
+
+const BANNER: &str = "220 mail.example ESMTP\r\n";
+
+/// Exim, which queues what it is given; its reply to EHLO names its node.
+fn start_exim(cluster: &Cluster, node: u8) -> LabProcess {
+    let place = Place::Node(node);
+    let directory = cluster.place_dir(place).join("exim");
+    fs::create_dir_all(directory.join("spool")).unwrap();
+    let configuration = directory.join("exim.conf");
+    let text = format!(
+        "primary_hostname = n{node}.example\nsmtp_banner = mail.example ESMTP\n\
+         spool_directory = {0}/spool\nlog_file_path = {0}/%slog\npid_file_path = {0}/pid\n\
+         exim_user = root\nexim_group = root\nkeep_environment =\nqueue_only = true\n\
+         tls_advertise_hosts =\nhost_lookup =\nrfc1413_query_timeout = 0s\nacl_smtp_rcpt = accept\n",
+        directory.display()
+    );
+    fs::write(&configuration, text).unwrap();
+    let mut command = Command::new("exim4");
+    command
+        .arg("-C")
+        .arg(&configuration)
+        .args(["-bdf", "-oX", &MAIL.to_string()]);
+    let process = cluster.spawn(place, &command).unwrap();
+    let own = match any_address() {
+        address if address.is_ipv4() => "127.0.0.1:25",
+        _ => "[::1]:25",
+    };
+    let own: SocketAddr = own.parse().unwrap();
+    wait_for("exim listens", PATIENCE, || {
+        assert!(
+            process.is_alive(),
+            "{}",
+            fs::read_to_string(process.log_path()).unwrap()
+        );
+        let connect = || TcpStream::connect_timeout(&own, Duration::from_millis(200)).is_ok();
+        cluster.within(place, connect).unwrap()
+    });
+    process
+}
+
+/// Acceptance: a real SMTP server, routed by the client's first command. curl sends mail through the VIP; the node that its
+/// EHLO belongs to has it, and sees the client's own address.
+fn mail_goes_where_its_first_command_says(method: &'static Method) {
+    let cluster = cluster(method, 3, "hello\n", "");
+    let servers: Vec<LabProcess> = cluster
+        .nodes()
+        .map(|node| start_exim(&cluster, node))
+        .collect();
+    let mail = cluster.place_dir(CLIENT).join("mail");
+    fs::write(
+        &mail,
+        format!("Subject: test\r\n\r\n{}\r\n", "x".repeat(60_000)),
+    )
+    .unwrap();
+    let host = match vip(MAIL) {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    };
+    let mut sent = 0;
+    for inspector in cluster.nodes() {
+        for target in cluster.nodes() {
+            let port = cluster.port_inspected_by(inspector);
+            let sender = format!("from{inspector}to{target}@client.example");
+            let mut curl = Command::new("curl");
+            curl.args(["-sv", "--max-time", "20", "--local-port", &port.to_string()])
+                .args([
+                    "--mail-from",
+                    &sender,
+                    "--mail-rcpt",
+                    "somebody@mail.example",
+                ])
+                .arg("--upload-file")
+                .arg(&mail)
+                .arg(format!("smtp://{host}/n{target}.client"));
+            let output = cluster.exec(CLIENT, &curl).unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            assert_eq!(said.matches("220 mail.example ESMTP").count(), 1, "{said}");
+            // The server's own words: which it is, and who it talks to.
+            let client = client_address();
+            let reply = format!("250-n{target}.example Hello n{target}.client [{client}]");
+            assert!(said.contains(&reply), "{reply} in {said}");
+            sent += 1;
+            for node in cluster.nodes() {
+                let directory = cluster.place_dir(Place::Node(node)).join("exim");
+                let log = fs::read_to_string(directory.join("mainlog")).unwrap();
+                let arrived = format!("<= {sender}");
+                assert_eq!(log.contains(&arrived), node == target, "n{node}: {log}");
+            }
+        }
+    }
+    assert_eq!(cluster.handed_over(), sent);
+    drop(servers);
+    cluster.wait_until_clean(TRACES);
+}
+
+/// Greets in parts, then answers each line by its length and itself.
+fn talk(
+    mut stream: TcpStream,
+    greeting: &'static [u8],
+    part: usize,
+    pause: Duration,
+) -> io::Result<Vec<u8>> {
+    stream.set_nodelay(true)?;
+    for part in greeting.chunks(part) {
+        stream.write_all(part)?;
+        thread::sleep(pause);
+    }
+    let mut all = Vec::new();
+    let mut room = [0; 4096];
+    loop {
+        match stream.read(&mut room)? {
+            0 => return Ok(all),
+            n => {
+                all.extend_from_slice(&room[..n]);
+                stream.write_all(&room[..n])?;
+            }
+        }
+    }
+}
+
+fn start_talkers(
+    cluster: &Cluster,
+    greeting: &'static [u8],
+    part: usize,
+    pause: Duration,
+) -> Vec<Server<io::Result<Vec<u8>>>> {
+    let start = |node| Server::start(cluster, node, TALK, move |s| talk(s, greeting, part, pause));
+    cluster.nodes().map(start).collect()
+}
+
+/// A conversation of lines; the client waits for the greeting if it is polite.
+fn converse(stream: &mut TcpStream, greeting: &[u8], polite: bool, first: &str) -> io::Result<()> {
+    let lines = [first.as_bytes(), &vec![b'y'; 50_000], b"\n", b"the end\n"];
+    let mut heard = vec![0; greeting.len()];
+    if polite {
+        stream.read_exact(&mut heard)?;
+    }
+    stream.write_all(lines[0])?;
+    if !polite {
+        stream.read_exact(&mut heard)?;
+    }
+    assert_eq!(heard, greeting, "the greeting, once");
+    for (number, line) in lines.iter().enumerate() {
+        if number > 0 {
+            stream.write_all(line)?;
+        }
+        let mut answer = vec![0; line.len()];
+        stream.read_exact(&mut answer)?;
+        assert_eq!(answer, *line, "line {number}");
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    match stream.read(&mut heard)? {
+        0 => Ok(()),
+        n => Err(io::Error::other(format!(
+            "{n} bytes more than were answered"
+        ))),
+    }
+}
+
+const LONG: &str = concat!(
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220-0123456789012345678901234567890123456789012345678901234567890123456789\r\n",
+    "220 ready\r\n"
+);
+
+/// However a server sends its greeting, and whether a client waits for it or not: the client gets it once, and then what
+/// the server answers.
+fn a_greeting_in_any_form(method: &'static Method) {
+    const GREETING: &str = LONG;
+    let cluster = cluster(method, 2, GREETING, "");
+    for (part, pause) in [(GREETING.len(), 0), (400, 20), (7, 1)] {
+        let pause = Duration::from_millis(pause);
+        let servers = start_talkers(&cluster, GREETING.as_bytes(), part, pause);
+        for target in cluster.nodes() {
+            for polite in [true, false] {
+                let port = cluster.port_inspected_by(1);
+                let mut stream = connect(&cluster, Some(port), TALK).unwrap();
+                let first = format!("n{target} please\n");
+                converse(&mut stream, GREETING.as_bytes(), polite, &first).unwrap();
+                let heard = servers[usize::from(target) - 1].result().unwrap();
+                assert!(heard.starts_with(first.as_bytes()));
+                assert_eq!(heard.len(), first.len() + 50_000 + 1 + 8);
+            }
+        }
+    }
+    assert_eq!(cluster.sum(|node| failed(&cluster, node, "greeting")), 0);
+    cluster.wait_until_clean(TRACES);
+}
+
+/// Greetings, and the handovers after them, on networks that lose packets.
+fn a_greeting_that_is_lost(method: &'static Method) {
+    let cluster = cluster(method, 2, BANNER, "");
+    let _servers = start_talkers(&cluster, BANNER.as_bytes(), 10, Duration::ZERO);
+    for network in [Network::Front, Network::Back] {
+        let effect = Effect::Loss(0.03);
+        cluster
+            .impair(&Impairment::of_network(network, effect))
+            .unwrap();
+    }
+    let broken: Vec<String> = cluster
+        .within(CLIENT, || {
+            thread::scope(|scope| {
+                let threads: Vec<_> = (0..16)
+                    .map(|thread| {
+                        scope.spawn(move || {
+                            let mut broken = Vec::new();
+                            for number in 0..6 {
+                                let first = format!("n{} {thread}\n", 1 + (thread + number) % 2);
+                                let polite = number % 3 != 0;
+                                let talk = connect_here(None, vip(TALK)).and_then(|mut stream| {
+                                    converse(&mut stream, BANNER.as_bytes(), polite, &first)
+                                });
+                                broken
+                                    .extend(talk.err().map(|e| format!("{thread} {number}: {e}")));
+                            }
+                            broken
+                        })
+                    })
+                    .collect();
+                threads
+                    .into_iter()
+                    .flat_map(|t| t.join().unwrap())
+                    .collect()
+            })
+        })
+        .unwrap();
+    cluster.clear_impairments().unwrap();
+    // A handover SYN that is lost twice finds no server; its client is served by another, or reset.
+    let unreachable = cluster.sum(|node| failed(&cluster, node, "unreachable"));
+    assert!(
+        broken.len() as u64 <= unreachable,
+        "{unreachable}: {broken:?}"
+    );
+    assert_eq!(cluster.sum(|node| failed(&cluster, node, "greeting")), 0);
+    cluster.wait_until_clean(Duration::from_secs(60));
+}
+
+/// Acceptance: a greeting that differs is reported and the connection reset.
+fn a_greeting_that_differs(method: &'static Method) {
+    let cluster = cluster(method, 2, BANNER, "");
+    let others: [(&'static [u8], &str); 5] = [
+        (
+            b"220 mail.example ESMTP Postfix\r\n",
+            r#"is "220 mail.example ESMTP P"#,
+        ),
+        (
+            b"220 mail.example ESMTP\r\n250 more\r\n",
+            r#"is "220 mail.example ESMTP\r\n2"#,
+        ),
+        (b"421 busy\r\n", r#"is "421 busy\r\n""#),
+        // These close without another word.
+        (b"220 mail", "closed the connection after 8 bytes"),
+        (b"", "closed the connection after 0 bytes"),
+    ];
+    let mut differing = 0;
+    for (greeting, reported) in others {
+        let closes = BANNER.as_bytes().starts_with(greeting);
+        let server = Server::start(&cluster, 2, TALK, move |mut stream: TcpStream| {
+            stream.write_all(greeting)?;
+            if closes {
+                return Ok(Vec::new());
+            }
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard)?;
+            Ok::<_, io::Error>(heard)
+        });
+        // The log tells of one a second.
+        thread::sleep(Duration::from_millis(1100));
+        let mut stream = connect(&cluster, Some(cluster.port_inspected_by(1)), TALK).unwrap();
+        let mut heard = [0; BANNER.len()];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, BANNER.as_bytes(), "the inspector's");
+        stream.write_all(b"n2 please\n").unwrap();
+        let end = stream.read(&mut heard);
+        let reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
+        assert!(end.as_ref().is_err_and(reset), "{end:?}");
+        if !closes {
+            let server = server.result();
+            assert!(server.as_ref().is_err_and(reset), "{server:?}");
+        }
+        differing += 1;
+        let counted = || failed(&cluster, 1, "greeting");
+        wait_for("it is counted", PATIENCE, || counted() == differing);
+        let log = fs::read_to_string(cluster.daemon_log(1)).unwrap();
+        let line = log.lines().find(|line| line.contains(reported));
+        let line = line.unwrap_or_else(|| panic!("{reported} in {log}"));
+        assert!(line.contains("WARN") && line.contains("talk"), "{line}");
+    }
+    cluster.wait_until_clean(TRACES);
+}
+
+/// A client that was greeted and says nothing has nothing that a server could be given: it is reset when its time is over.
+/// One that closes is forgotten.
+fn clients_that_say_nothing(method: &'static Method) {
+    let cluster = cluster(method, 2, BANNER, "undecided_ms = 1000");
+    let _servers = start_talkers(&cluster, BANNER.as_bytes(), 100, Duration::ZERO);
+    let greeted = || {
+        let mut stream = connect(&cluster, Some(cluster.port_inspected_by(1)), TALK).unwrap();
+        let mut heard = [0; BANNER.len()];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, BANNER.as_bytes());
+        stream
+    };
+    drop(greeted());
+    let mut silent = greeted();
+    let end = silent.read(&mut [0]);
+    assert!(
+        end.as_ref()
+            .is_err_and(|e| e.kind() == ErrorKind::ConnectionReset),
+        "{end:?}"
+    );
+    // Half a line is something: it goes to the default target.
+    let mut half = greeted();
+    half.write_all(b"n1").unwrap();
+    let mut answer = [0; 2];
+    half.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"n1");
+    drop(half);
+    let services = cluster.status(1).services;
+    let talk = services.into_iter().find(|s| s.name == "talk").unwrap();
+    let undecided = talk.undecided.unwrap();
+    assert_eq!((undecided.too_slow, undecided.now), (2, 0));
+    cluster.wait_until_clean(TRACES);
+}
