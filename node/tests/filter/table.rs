@@ -5,6 +5,7 @@
 mod adopt;
 mod back;
 mod front;
+mod greeting;
 mod sockets;
 
 use std::collections::HashSet;
@@ -186,7 +187,7 @@ fn every_verdict_is_met_and_does_what_it_says() {
         // Eight entries: a row can fill the table.
         let bench = Bench::new(8);
         // Made when their turn comes: cookies grow old.
-        let rows = [front::rows, back::rows, adopt::rows];
+        let rows = [front::rows, back::rows, greeting::rows, adopt::rows];
         for row in rows.into_iter().flat_map(|rows| rows()) {
             if row.v4_only && world != World::default() {
                 continue;
