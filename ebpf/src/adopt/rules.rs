@@ -1,6 +1,6 @@
 //! Where a request goes, as far as the filter can tell by itself.
 
-use aya_ebpf::helpers::generated as helper;
+use aya_ebpf::{bindings::__sk_buff, helpers::generated as helper};
 use dts_core::{
     addr::Addr,
     entry::{
@@ -28,13 +28,31 @@ use crate::{
 const LINE: u32 = 512;
 
 /// What the rules say of a request that begins with this segment.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn rule(
     skb: Skb,
     segment: &Segment,
     service: &ServiceEntry,
     room: &mut AdoptRoom,
 ) -> u32 {
+    adopt_rule(skb.0, segment, service, room)
+}
+
+/// [`rule`], a *global* function: the kernel verifies it once, by itself, and not on each way that leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn adopt_rule(
+    skb: *mut __sk_buff,
+    segment: *const Segment,
+    service: *const ServiceEntry,
+    room: *mut AdoptRoom,
+) -> u32 {
+    if segment.is_null() || service.is_null() || room.is_null() {
+        return ruling::ASK;
+    }
+    // SAFETY: they are the references that `rule` was given; the verifier only knows that they are memory.
+    let (segment, service, room) = unsafe { (&*segment, &*service, &mut *room) };
+    let skb = Skb(skb);
     // Nobody must take what another packet has left for this one's.
     room.head = Head::new(false, 0);
     if service.rules & rules::BYTES != 0 && segment.tcp.header.payload >= service.table {
@@ -214,8 +232,29 @@ fn by_path(skb: Skb, data: u32, table: u32, kinds: u32, room: &mut AdoptRoom) ->
 }
 
 /// Chooses the target that the ruling in the room's record means; `false` when it takes the daemon.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn resolve(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> bool {
+    adopt_resolve(segment, room, settings) != 0
+}
+
+/// [`resolve`], a global function as [`adopt_rule`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn adopt_resolve(
+    segment: *const Segment,
+    room: *mut AdoptRoom,
+    settings: *const NodeSettings,
+) -> u32 {
+    if segment.is_null() || settings.is_null() || room.is_null() {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (segment, room, settings) = unsafe { (&*segment, &mut *room, &*settings) };
+    choose(segment, room, settings).into()
+}
+
+#[inline(always)]
+fn choose(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> bool {
     let given = room.record.ruling;
     match ruling::kind(given) {
         ruling::LOCAL => {
