@@ -3,7 +3,7 @@
 use dts_core::{
     decide::back::{self, Incoming, Outgoing},
     entry::{ConnEntry, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{HandoverEnds, adoption::is_adoption},
+    handover::{GREETED, HandoverEnds, adoption::is_adoption},
     segment::{ACK, FIN, RST, SYN, TcpHeader},
     verdict::{Action, DropReason},
 };
@@ -143,7 +143,16 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             Incoming::ToServer => {
                 t.source = segment.flow.remote_port;
                 t.destination = segment.flow.local_port;
-                rewrite(skb, ip.l4(), &segment.tcp, None)?;
+                let scratch = if e.has(GREETED) {
+                    let Some(scratch) = options(skb, ip.l4(), t.header_len.into()) else {
+                        return Err(DropReason::Malformed);
+                    };
+                    back::incoming_options(e).apply(&mut scratch.scan);
+                    Some(scratch)
+                } else {
+                    None
+                };
+                rewrite(skb, ip.l4(), &segment.tcp, scratch)?;
                 Ok(to_front(skb, segment, settings, Action::HandoverIn))
             }
             Incoming::HandshakeAck => Ok(Outcome::end(Action::HandoverAck)),

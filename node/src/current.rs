@@ -54,7 +54,7 @@ pub struct InspectedService {
     /// Those that are undecided.
     pub waiting: Arc<Waiting>,
     /// When it was last told that a server's greeting is not the configured one.
-    pub greeting_told: Seldom,
+    pub greeting_told: OncePerSecond,
 }
 
 impl InspectedService {
@@ -73,15 +73,21 @@ impl InspectedService {
     }
 }
 
-/// Something that each connection could have logged, and that is logged once a second.
+/// A limit of one a second for what each connection could have logged.
 #[derive(Debug, Default)]
-pub struct Seldom(AtomicU64);
+pub struct OncePerSecond(AtomicU64);
 
-impl Seldom {
-    /// Whether it may be logged now; it is not again for a second then.
-    pub fn may(&self) -> bool {
-        let second = monotonic_ns() / 1_000_000_000 + 1;
-        self.0.swap(second, Ordering::Relaxed) != second
+impl OncePerSecond {
+    /// Whether it may be logged now; not again for a second then.
+    pub fn allows(&self) -> bool {
+        const SECOND: u64 = 1_000_000_000;
+        let (now, next) = (monotonic_ns(), self.0.load(Ordering::Relaxed));
+        // Of several threads one logs.
+        let exchanged = || {
+            let order = Ordering::Relaxed;
+            self.0.compare_exchange(next, now + SECOND, order, order)
+        };
+        now >= next && exchanged().is_ok()
     }
 }
 
@@ -180,7 +186,7 @@ impl Current {
                     compiled,
                     counters: InspectorCounters::default(),
                     waiting: Waiting::new(most),
-                    greeting_told: Seldom::default(),
+                    greeting_told: OncePerSecond::default(),
                     service: service.clone(),
                 }))
             })

@@ -16,7 +16,7 @@
 //!    connection. It ends here without an answer, and its socket rests for another handover.
 
 use std::cell::RefCell;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 use thiserror::Error;
 use tokio::time::{interval, timeout};
@@ -50,6 +50,9 @@ const ONE_SEGMENT: usize = 1200;
 
 /// How long the target's server may take to acknowledge a whole request before the handover is given up.
 const COMPLETION: Duration = Duration::from_secs(30);
+
+/// The longest that a handover takes from the target's answer on, greeting included.
+pub(crate) const LONGEST: Duration = COMPLETION.saturating_add(greeting::PATIENCE);
 
 /// How often idle sockets are looked for.
 const TIDY: Duration = Duration::from_millis(500);
@@ -188,7 +191,7 @@ impl Undecided {
         // The client's request is acknowledged at once: while greetings are compared, nobody else does.
         socket::acknowledge_at_once(&self.socket, true)?;
         // A fresh socket has room for far more.
-        match (&self.socket).write(greeting)? {
+        match send(&self.socket, greeting, SendFlags::DONTWAIT)? {
             all if all == greeting.len() => {}
             _ => return Err(io::ErrorKind::WriteZero.into()),
         }
@@ -413,9 +416,19 @@ impl Handovers {
         if let Err(error) = greeting::compare(&mut carrier, &connection.greeting).await {
             carrier.abort();
             self.reset(connection);
-            return Err(HandoverError::Greeting(error));
+            return Err(error);
         }
         self.complete(connection, carrier).await
+    }
+
+    /// Whether a flow's handover is complete: the filter has seen the target's FIN.
+    fn is_placed(&self, flow: &FlowKey) -> bool {
+        let key = ConnKey {
+            flow: *flow,
+            role: role::INSPECTING,
+        };
+        let entry = self.filter.connection(&key).ok().flatten();
+        entry.is_some_and(|entry| entry.state == state::PLACED)
     }
 
     /// Sends the request and waits until the target's server has all of it.
@@ -436,9 +449,10 @@ impl Handovers {
         } = connection;
         // Whatever happens now, the inspector's socket must not speak to the client again. But a server that greets may
         // go on with its greeting when the whole has been compared, and then the client must be reset.
-        let (held, silent) = match greeting.is_empty() || drained.is_err() {
-            true => (None, socket::close_silently(OwnedFd::from(socket))),
-            false => (Some(Undecided::new(socket, flow)), Ok(())),
+        let greeted = !greeting.is_empty();
+        let (held, silent) = match greeted && drained.is_ok() {
+            true => (Some(Undecided::new(socket, flow)), Ok(())),
+            false => (None, socket::close_silently(OwnedFd::from(socket))),
         };
         if drained.is_err() {
             // The target has seen the client's reset, too.
@@ -446,7 +460,7 @@ impl Handovers {
             return Err(HandoverError::ClientGone);
         }
         silent.map_err(HandoverError::Local)?;
-        let outcome = self.send(carrier, handover, &request).await;
+        let outcome = self.send(carrier, handover, &request, greeted).await;
         match (held, &outcome) {
             (Some(client), Ok(())) => {
                 let _ = socket::close_silently(OwnedFd::from(client.socket));
@@ -457,12 +471,13 @@ impl Handovers {
         outcome
     }
 
-    /// Sends a whole request.
+    /// Sends a whole request, to a server that has `greeted` or to one that doesn't.
     async fn send(
         &self,
         mut carrier: Carrier<'_>,
         handover: Handover,
         request: &[u8],
+        greeted: bool,
     ) -> Result<(), HandoverError> {
         carrier.update(handover);
         if request.len() > ONE_SEGMENT {
@@ -479,7 +494,19 @@ impl Handovers {
             Ok(Some(interest)) => timeout(COMPLETION, carrier.send_rest(rest, interest)).await,
             Err(e) => Ok(Err(e)),
         };
+        if greeted && !self.is_placed(&handover.flow) {
+            // Such a server may say more than its greeting, or close its side: neither is the end of the handover.
+            let error = match outcome {
+                Ok(Ok(())) => GreetingError::Closed,
+                Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => GreetingError::GoesOn,
+                Ok(Err(e)) => return Err(HandoverError::ResetByTarget(e)),
+                Err(_) => return Err(HandoverError::Incomplete(COMPLETION)),
+            };
+            carrier.abort();
+            return Err(HandoverError::Greeting(error));
+        }
         match outcome {
+            Ok(_) if greeted => carrier.close().map_err(HandoverError::Local),
             Ok(Ok(())) => carrier.close().map_err(HandoverError::Local),
             Ok(Err(e)) => Err(HandoverError::ResetByTarget(e)),
             Err(_) => {

@@ -35,8 +35,8 @@ const PERIOD: Duration = Duration::from_secs(2);
 const IDLE: u32 = 300;
 /// The same while a handover is being set up: its socket may not be there yet.
 const SETTING_UP: u32 = 5_000;
-/// How long a handover may take before its entry here is taken for a dead daemon's.
-const ABANDONED: u32 = 40_000;
+/// How long a handover may take before its entry here is taken for a dead daemon's, in milliseconds.
+const ABANDONED: u32 = crate::handover::LONGEST.as_millis() as u32 + 10_000;
 /// How long a placed connection's client must have been silent before its node is asked.
 const SILENT: u32 = 30_000;
 
@@ -325,7 +325,7 @@ impl Housekeeper {
             Kind::Here => self.tell_waiting(notice.records(), peer, true),
             Kind::Ended => {
                 self.tell_waiting(notice.records(), peer, false);
-                self.forget(notice.records());
+                self.forget(&self.with(notice.records(), peer));
                 self.send(Kind::Noted, notice.records(), peer).await;
             }
             Kind::Noted => self.noted(notice.records()),
@@ -401,6 +401,20 @@ impl Housekeeper {
     /// Forgets that connections are placed elsewhere.
     fn forget(&self, records: &[Record]) {
         self.request(role::INSPECTING, records, sweep::DELETE_ALWAYS);
+    }
+
+    /// Those of the connections that `peer` has, as far as is known here. A node that a handover was tried with before
+    /// another took it says, too, that the connection is over there.
+    fn with(&self, records: &[Record], peer: Addr) -> Vec<Record> {
+        let has = |(flow, _): &&Record| {
+            let key = ConnKey {
+                flow: *flow,
+                role: role::INSPECTING,
+            };
+            let entry = self.filter.connection(&key).ok().flatten();
+            entry.is_some_and(|entry| entry.state != state::INSPECT && entry.peer == peer)
+        };
+        records.iter().filter(has).copied().collect()
     }
 
     /// Has the filter do something to connections' entries.

@@ -182,6 +182,11 @@ impl Cluster {
         assert_eq!(changes.len(), 1, "{changes:?}");
     }
 
+    /// Has a node's daemon read its configuration again.
+    pub(crate) fn reload(&self, node: u8) {
+        self.ask(node).reload().unwrap();
+    }
+
     /// How many connections the cluster's nodes have handed over, in whichever way.
     pub(crate) fn handed_over(&self) -> u64 {
         self.sum(|node| {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use dts_lab::{Effect, Impairment, LabProcess, Network, Place};
+use dts_lab::{Effect, Impairment, LabProcess, Network, Place, Signal};
+use dts_node::admin::{State, UndecidedView};
 
 use crate::client::{PATIENCE, connect, connect_here};
 use crate::cluster::{CLIENT, Cluster, Method, any_address, client_address, vip, wait_for};
@@ -19,6 +20,9 @@ crate::cases![
     a_greeting_that_is_lost,
     a_greeting_that_differs,
     clients_that_say_nothing,
+    clients_that_hear_nothing,
+    a_greeting_after_a_reload,
+    a_daemon_that_dies_while_it_compares,
 ];
 
 /// SMTP.
@@ -211,7 +215,7 @@ fn converse(stream: &mut TcpStream, greeting: &[u8], polite: bool, first: &str) 
         stream.read_exact(&mut answer)?;
         assert_eq!(answer, *line, "line {number}");
     }
-    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.shutdown(Shutdown::Write)?;
     match stream.read(&mut heard)? {
         0 => Ok(()),
         n => Err(io::Error::other(format!(
@@ -309,27 +313,30 @@ fn a_greeting_that_is_lost(method: &'static Method) {
 /// Acceptance: a greeting that differs is reported and the connection reset.
 fn a_greeting_that_differs(method: &'static Method) {
     let cluster = cluster(method, 2, BANNER, "");
-    let others: [(&'static [u8], &str); 5] = [
+    let others: [(&'static [u8], &str); 6] = [
         (
             b"220 mail.example ESMTP Postfix\r\n",
-            r#"is "220 mail.example ESMTP P"#,
+            r#"has " Po" from byte 23 on"#,
         ),
         (
             b"220 mail.example ESMTP\r\n250 more\r\n",
-            r#"is "220 mail.example ESMTP\r\n2"#,
+            "is longer than the configured one",
         ),
-        (b"421 busy\r\n", r#"is "421 busy\r\n""#),
-        // These close without another word.
+        (b"421 busy\r\n", r#"has "421 busy\r\n" from byte 1 on"#),
+        // These close their side without another word.
         (b"220 mail", "closed the connection after 8 bytes"),
         (b"", "closed the connection after 0 bytes"),
+        (
+            BANNER.as_bytes(),
+            "closed the connection when it had greeted",
+        ),
     ];
-    let mut differing = 0;
-    for (greeting, reported) in others {
+    for (differing, (greeting, reported)) in (1..).zip(others) {
         let closes = BANNER.as_bytes().starts_with(greeting);
         let server = Server::start(&cluster, 2, TALK, move |mut stream: TcpStream| {
             stream.write_all(greeting)?;
             if closes {
-                return Ok(Vec::new());
+                stream.shutdown(Shutdown::Write)?;
             }
             let mut heard = Vec::new();
             stream.read_to_end(&mut heard)?;
@@ -337,19 +344,10 @@ fn a_greeting_that_differs(method: &'static Method) {
         });
         // The log tells of one a second.
         thread::sleep(Duration::from_millis(1100));
-        let mut stream = connect(&cluster, Some(cluster.port_inspected_by(1)), TALK).unwrap();
-        let mut heard = [0; BANNER.len()];
-        stream.read_exact(&mut heard).unwrap();
-        assert_eq!(heard, BANNER.as_bytes(), "the inspector's");
+        let mut stream = greeted(&cluster);
         stream.write_all(b"n2 please\n").unwrap();
-        let end = stream.read(&mut heard);
-        let reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
-        assert!(end.as_ref().is_err_and(reset), "{end:?}");
-        if !closes {
-            let server = server.result();
-            assert!(server.as_ref().is_err_and(reset), "{server:?}");
-        }
-        differing += 1;
+        assert_reset(stream.read(&mut [0]));
+        assert_reset(server.result());
         let counted = || failed(&cluster, 1, "greeting");
         wait_for("it is counted", PATIENCE, || counted() == differing);
         let log = fs::read_to_string(cluster.daemon_log(1)).unwrap();
@@ -360,36 +358,147 @@ fn a_greeting_that_differs(method: &'static Method) {
     cluster.wait_until_clean(TRACES);
 }
 
+/// A connection that n1 inspects, and whose client has been greeted.
+fn greeted(cluster: &Cluster) -> TcpStream {
+    let mut stream = connect(cluster, Some(cluster.port_inspected_by(1)), TALK).unwrap();
+    let mut heard = [0; BANNER.len()];
+    stream.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, BANNER.as_bytes(), "the inspector's");
+    stream
+}
+
+#[track_caller]
+fn assert_reset<T: std::fmt::Debug>(end: io::Result<T>) {
+    let reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
+    assert!(end.as_ref().is_err_and(reset), "{end:?}");
+}
+
+/// What n1 says of the undecided connections of [`TALK`].
+fn undecided(cluster: &Cluster) -> UndecidedView {
+    let services = cluster.status(1).services;
+    let talk = services.into_iter().find(|s| s.name == "talk").unwrap();
+    talk.undecided.unwrap()
+}
+
 /// A client that was greeted and says nothing has nothing that a server could be given: it is reset when its time is over.
 /// One that closes is forgotten.
 fn clients_that_say_nothing(method: &'static Method) {
     let cluster = cluster(method, 2, BANNER, "undecided_ms = 1000");
     let _servers = start_talkers(&cluster, BANNER.as_bytes(), 100, Duration::ZERO);
-    let greeted = || {
-        let mut stream = connect(&cluster, Some(cluster.port_inspected_by(1)), TALK).unwrap();
-        let mut heard = [0; BANNER.len()];
-        stream.read_exact(&mut heard).unwrap();
-        assert_eq!(heard, BANNER.as_bytes());
-        stream
-    };
-    drop(greeted());
-    let mut silent = greeted();
-    let end = silent.read(&mut [0]);
-    assert!(
-        end.as_ref()
-            .is_err_and(|e| e.kind() == ErrorKind::ConnectionReset),
-        "{end:?}"
-    );
+    drop(greeted(&cluster));
+    let mut silent = greeted(&cluster);
+    assert_reset(silent.read(&mut [0]));
     // Half a line is something: it goes to the default target.
-    let mut half = greeted();
+    let mut half = greeted(&cluster);
     half.write_all(b"n1").unwrap();
     let mut answer = [0; 2];
     half.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"n1");
     drop(half);
-    let services = cluster.status(1).services;
-    let talk = services.into_iter().find(|s| s.name == "talk").unwrap();
-    let undecided = talk.undecided.unwrap();
-    assert_eq!((undecided.too_slow, undecided.now), (2, 0));
+    let counted = undecided(&cluster);
+    assert_eq!((counted.too_slow, counted.now), (2, 0));
+    cluster.wait_until_clean(TRACES);
+}
+
+/// A client that doesn't acknowledge its greeting is undecided, whatever it says: it is counted, makes room for others,
+/// and its time ends.
+fn clients_that_hear_nothing(method: &'static Method) {
+    let limits = "undecided_ms = 1500\nundecided_connections = 2";
+    let cluster = cluster(method, 2, BANNER, limits);
+    let _servers = start_talkers(&cluster, BANNER.as_bytes(), 100, Duration::ZERO);
+    let deaf = "nft add table inet deaf && \
+         nft 'add chain inet deaf input { type filter hook input priority 0; }' && \
+         nft 'add rule inet deaf input tcp sport 2500 tcp flags & psh == psh drop'";
+    cluster.sh(CLIENT, deaf).unwrap();
+    let mut clients: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let port = cluster.port_inspected_by(1);
+            let mut stream = connect(&cluster, Some(port), TALK).unwrap();
+            stream.write_all(b"n2 please\n").unwrap();
+            thread::sleep(Duration::from_millis(100));
+            stream
+        })
+        .collect();
+    let first = clients.remove(0);
+    assert_reset((&first).read(&mut [0]));
+    let counted = undecided(&cluster);
+    assert_eq!((counted.too_many, counted.now), (1, 2));
+    for mut client in clients {
+        assert_reset(client.read(&mut [0]));
+    }
+    let counted = undecided(&cluster);
+    assert_eq!((counted.too_slow, counted.now), (2, 0));
+    assert_eq!(cluster.handed_over(), 0);
+    cluster.wait_until_clean(TRACES);
+}
+
+/// A service may have its greeting taken away and be given one; the protocol may be any.
+fn a_greeting_after_a_reload(method: &'static Method) {
+    let cluster = cluster(method, 2, BANNER, "");
+    let change = |changes: &[(&str, &str)]| {
+        for node in cluster.nodes() {
+            let path = cluster.daemon_config(node);
+            let toml = fs::read_to_string(&path).unwrap();
+            let (before, talk) = toml.split_once("name = \"talk\"").unwrap();
+            let mut talk = talk.to_owned();
+            for (from, to) in changes {
+                assert!(talk.contains(from), "{talk}");
+                talk = talk.replacen(from, to, 1);
+            }
+            fs::write(&path, format!("{before}name = \"talk\"{talk}")).unwrap();
+            cluster.reload(node);
+        }
+    };
+    let line = format!("greeting = {BANNER:?}");
+    let talk = |greeting: &'static str, first: &str| {
+        let _servers = start_talkers(&cluster, greeting.as_bytes(), 9, Duration::ZERO);
+        for polite in [true, false] {
+            let port = cluster.port_inspected_by(1);
+            let mut stream = connect(&cluster, Some(port), TALK).unwrap();
+            converse(&mut stream, greeting.as_bytes(), polite, first).unwrap();
+        }
+    };
+    change(&[(&line, "greeting = \"hello\\n\"")]);
+    talk("hello\n", "n2 please\n");
+    change(&[("greeting = \"hello\\n\"", "")]);
+    talk("", "n1 please\n");
+    // No rule looks at bytes.
+    let toml = fs::read_to_string(cluster.daemon_config(1)).unwrap();
+    let (_, talking) = toml.split_once("name = \"talk\"").unwrap();
+    let rules = talking[talking.find("[[service.rule]]").unwrap()..].to_owned();
+    change(&[
+        (&rules, ""),
+        (
+            "protocol = \"line\"",
+            &format!("protocol = {{ bytes = 3 }}\n{line}"),
+        ),
+        (
+            "default = { hash = \"line\" }",
+            "default = { nodes = [\"n2\"] }",
+        ),
+    ]);
+    talk(BANNER, "anything\n");
+    cluster.wait_until_clean(TRACES);
+}
+
+/// A daemon that dies while it waits for a server's greeting leaves a client that hears of it.
+fn a_daemon_that_dies_while_it_compares(method: &'static Method) {
+    let cluster = cluster(method, 2, BANNER, "");
+    let server = Server::start(&cluster, 2, TALK, |mut stream: TcpStream| {
+        stream.read_to_end(&mut Vec::new())
+    });
+    let mut stream = greeted(&cluster);
+    stream.write_all(b"n2 please\n").unwrap();
+    let handing = || {
+        cluster
+            .connections(2)
+            .iter()
+            .any(|c| c.state == State::Handing)
+    };
+    wait_for("n2 has the connection", PATIENCE, handing);
+    cluster.end_daemon(1, Signal::KILL);
+    assert_reset(server.result());
+    stream.write_all(b"still there?\n").unwrap();
+    assert_reset(stream.read(&mut [0]));
     cluster.wait_until_clean(TRACES);
 }

@@ -54,6 +54,18 @@ pub enum Outgoing {
     Needless,
 }
 
+/// The window that the server is shown: the client's. But a greeting must have room: the client has its own already, and
+/// may have left no more room behind it.
+#[inline(always)]
+const fn window_for(h: &Handover, entry: &ConnEntry) -> u16 {
+    let greeting = h.greeting.div_ceil(1 << (entry.client_scale & 15)) as u16;
+    if entry.window < greeting {
+        greeting
+    } else {
+        entry.window
+    }
+}
+
 /// Shifts a segment of a handover connection into the client's sequence numbers (Fig. 4, segment 4).
 ///
 /// `port` is our end's; `entry` the flow's inspecting entry. `None` when the entry has moved on to
@@ -86,11 +98,11 @@ pub fn outgoing(
         header.ack = entry.server_isn;
         header.urgent = h.flow.remote_port;
         // A SYN's window is never scaled.
-        header.window = rescale(entry.window, entry.client_scale, 0);
+        header.window = rescale(window_for(h, entry), entry.client_scale, 0);
         header.header_len = 60;
         return Some(Outgoing::Syn);
     }
-    header.window = entry.window;
+    header.window = window_for(h, entry);
     if header.end().is_after(entry.request_end) {
         entry.request_end = header.end();
     }
@@ -267,9 +279,13 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         return over(header);
     }
     entry.used_at = now;
-    if header.flags & FIN != 0
-        && !(entry.has(flag::REQUEST_END) && header.end() == entry.request_end)
-    {
+    let reset = header.flags & FIN != 0
+        && !(entry.has(flag::REQUEST_END) && header.end() == entry.request_end);
+    if (reset || header.flags & RST != 0) && entry.awaits_greeting() {
+        // What the client sends from now on meets no socket, and so is answered with a reset.
+        entry.state = state::DIRECT;
+    }
+    if reset {
         return Incoming::ResetServer;
     }
     let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
@@ -280,10 +296,25 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         return Incoming::HandshakeAck;
     }
     if header.flags & ACK != 0 {
+        // A server that goes on with its greeting may have sent more to the inspecting node. The client hasn't got it.
+        if entry.has(GREETED | flag::REQUEST_END) && header.ack.is_after(entry.first_of_server()) {
+            header.ack = entry.first_of_server();
+        }
         header.ack = header.ack.minus(entry.seq_delta);
     }
     header.window = window_to_server(entry, header.window);
     Incoming::ToServer
+}
+
+/// What has to be done to the options of a segment that goes [to the server](Incoming::ToServer): an inspecting node that
+/// misses a part of a greeting says so in the client's numbers.
+#[inline(always)]
+#[must_use]
+pub fn incoming_options(entry: &ConnEntry) -> OptionShift {
+    OptionShift {
+        sack: entry.seq_delta.wrapping_neg(),
+        ..OptionShift::default()
+    }
 }
 
 /// A segment of a handover connection that has been completed.

@@ -7,7 +7,7 @@
 //! server announced to the scale that the client was told.
 
 use crate::entry::{ConnEntry, flag, state};
-use crate::segment::{ACK, OptionScan, TcpHeader, read32, write32};
+use crate::segment::{ACK, OptionScan, RST, TcpHeader, read32, write32};
 use crate::seq::timestamp_is_later;
 
 /// What to do to a segment's timestamps and SACK blocks.
@@ -95,6 +95,11 @@ pub const fn window_to_server(entry: &ConnEntry, window: u16) -> u16 {
 /// nothing so early, and a half-open connection of Linux's (6.18, for one) refuses such a segment.
 #[inline(always)]
 pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
+    if header.flags & RST != 0 && entry.awaits_greeting() {
+        // The inspecting node has acknowledged a request that the server has nothing of: it takes a reset with the next
+        // number it waits for only (RFC 5961 §3.2).
+        header.seq = entry.client_isn.plus(1);
+    }
     header.window = window_to_server(entry, header.window);
     if header.flags & ACK != 0 {
         header.ack = header.ack.minus(entry.seq_delta);
@@ -243,6 +248,24 @@ mod tests {
         assert_eq!(echoed(&entry, 0), 0, "not set");
         entry.state = state::DIRECT;
         assert_eq!(echoed(&entry, shown - 1000), synack - 1000);
+    }
+
+    #[test]
+    fn a_reset_during_a_greeting_has_the_servers_next_number() {
+        for (flags, seq) in [(RST, 1), (RST | ACK, 1), (ACK, 50)] {
+            let entry = ConnEntry {
+                state: state::HANDING,
+                flags: crate::handover::GREETED,
+                ..entry(3, 0)
+            };
+            let mut header = TcpHeader {
+                seq: Seq(50),
+                flags,
+                ..TcpHeader::default()
+            };
+            to_server(&entry, &mut header);
+            assert_eq!(header.seq, Seq(seq));
+        }
     }
 
     /// A half-open server refuses the echo of a later time than that of its SYN-ACK.

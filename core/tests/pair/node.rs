@@ -8,7 +8,7 @@ use dts_core::decide::front::{self, FromInspector, FromServer, Ingress};
 use dts_core::decide::{Facts, Ownership, Port, Socket, shift};
 use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role};
 use dts_core::handover::{
-    AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom,
+    AGREED_SCALE, AGREED_TIMESTAMPS, GREETED, HandoverEnds, HandoverOption, OptionRoom,
 };
 use dts_core::segment::{ACK, FIN, OptionBytes, OptionScan, RST, SYN, TCP_HEADER, TcpHeader, scan};
 use dts_core::seq::Seq;
@@ -308,7 +308,10 @@ impl Node {
         };
         let (t, y1) = (packet.header, entry.map(|e| e.first_of_server()));
         let (seq, ack, flags) = match (how, entry) {
-            (Incoming::ToServer, _) => {
+            (Incoming::ToServer, e) => {
+                if let Some(e) = e.filter(|e| e.has(GREETED)) {
+                    back::incoming_options(&e).apply(&mut packet.options);
+                }
                 let flow = flow.expect("it has an entry");
                 (packet.src, packet.dst) = (flow.remote.v4_tail(), VIP);
                 (packet.header.source, packet.header.destination) = (flow.remote_port, WEB);

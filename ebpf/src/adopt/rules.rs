@@ -35,13 +35,18 @@ pub(super) fn rule(
     service: &ServiceEntry,
     room: &mut AdoptRoom,
 ) -> u32 {
-    adopt_rule(skb.0, segment, service, room)
+    // SAFETY: three references, and the context.
+    unsafe { adopt_rule(skb.0, segment, service, room) }
 }
 
 /// [`rule`], a *global* function: the kernel verifies it once, by itself, and not on each way that leads to it.
+///
+/// # Safety
+///
+/// The pointers are to what the references of [`rule`] are to, or null.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn adopt_rule(
+pub unsafe extern "C" fn adopt_rule(
     skb: *mut __sk_buff,
     segment: *const Segment,
     service: *const ServiceEntry,
@@ -50,7 +55,7 @@ pub extern "C" fn adopt_rule(
     if segment.is_null() || service.is_null() || room.is_null() {
         return ruling::ASK;
     }
-    // SAFETY: they are the references that `rule` was given; the verifier only knows that they are memory.
+    // SAFETY: as the caller says; the verifier only knows that they are memory.
     let (segment, service, room) = unsafe { (&*segment, &*service, &mut *room) };
     let skb = Skb(skb);
     // Nobody must take what another packet has left for this one's.
@@ -234,13 +239,18 @@ fn by_path(skb: Skb, data: u32, table: u32, kinds: u32, room: &mut AdoptRoom) ->
 /// Chooses the target that the ruling in the room's record means; `false` when it takes the daemon.
 #[inline(always)]
 pub(super) fn resolve(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> bool {
-    adopt_resolve(segment, room, settings) != 0
+    // SAFETY: three references.
+    unsafe { adopt_resolve(segment, room, settings) != 0 }
 }
 
 /// [`resolve`], a global function as [`adopt_rule`] is.
+///
+/// # Safety
+///
+/// As there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn adopt_resolve(
+pub unsafe extern "C" fn adopt_resolve(
     segment: *const Segment,
     room: *mut AdoptRoom,
     settings: *const NodeSettings,

@@ -7,7 +7,6 @@ use dts_core::{
         shift,
     },
     entry::{ConnEntry, ConnKey, NodeSettings, flag, role, service_kind},
-    handover::GREETED,
     segment::{ACK, FIN, RST, TcpHeader},
     verdict::{Action, DropReason},
 };
@@ -223,7 +222,7 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
             source: settings.handover_port as u16,
             destination: e.peer_port,
             // A server that resets in the middle of its greeting has sent a part of it.
-            seq: if reset && e.flags & (GREETED | flag::REQUEST_END) == GREETED {
+            seq: if reset && e.lacks_greeting() {
                 segment.tcp.header.seq
             } else {
                 e.first_of_server()

@@ -12,10 +12,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::HandoverError;
 use super::carrier::Carrier;
 
 /// How long a server may take to greet: some look up their client's name before, or let it wait on purpose.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// More than this of what a server said is not told.
 const TOLD: usize = 128;
@@ -23,12 +24,18 @@ const TOLD: usize = 128;
 /// Why a server's greeting is not the one that its client was given.
 #[derive(Debug, Error)]
 pub enum GreetingError {
-    /// It is another one.
-    #[error("the server's greeting is {0}, not the configured one")]
-    Differs(Said),
-    /// The server closed or reset the connection before it had greeted.
+    /// It is another one: from which byte on, and what stands there.
+    #[error("the server's greeting is not the configured one: it has {1} from byte {0} on")]
+    Differs(usize, Said),
+    /// The server went on with its greeting when all of the configured one had been compared.
+    #[error("the server's greeting is longer than the configured one")]
+    GoesOn,
+    /// The server closed or reset the connection in its greeting, or instead of it.
     #[error("the server closed the connection after {0} bytes of its greeting")]
-    Closed(usize),
+    ClosedEarly(usize),
+    /// The server closed the connection when it had greeted.
+    #[error("the server closed the connection when it had greeted")]
+    Closed,
     /// The server said nothing, or not all of it.
     #[error("the server gave {1} bytes of its greeting within {0:?}")]
     Silent(Duration, usize),
@@ -50,14 +57,35 @@ impl fmt::Display for Said {
 }
 
 /// Takes the server's greeting off the handover connection; fine if it is `given`.
-pub(super) async fn compare(carrier: &mut Carrier<'_>, given: &[u8]) -> Result<(), GreetingError> {
+pub(super) async fn compare(carrier: &mut Carrier<'_>, given: &[u8]) -> Result<(), HandoverError> {
     let mut said = Vec::with_capacity(given.len() + 1);
     let whole = timeout(PATIENCE, listen(carrier, given, &mut said)).await;
-    match whole {
-        Ok(Ok(())) if said == given => Ok(()),
-        Ok(Ok(())) => Err(GreetingError::Differs(Said(said))),
-        Ok(Err(_)) => Err(GreetingError::Closed(said.len())),
-        Err(_) => Err(GreetingError::Silent(PATIENCE, said.len())),
+    let error = match whole {
+        Ok(Ok(())) => match difference(given, said) {
+            None => return Ok(()),
+            Some(error) => error,
+        },
+        Ok(Err(e)) if is_end(&e) => GreetingError::ClosedEarly(said.len()),
+        Ok(Err(e)) => return Err(HandoverError::Local(e)),
+        Err(_) => GreetingError::Silent(PATIENCE, said.len()),
+    };
+    Err(HandoverError::Greeting(error))
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut
+    )
+}
+
+/// Where what a server said differs from the greeting that was given.
+fn difference(given: &[u8], mut said: Vec<u8>) -> Option<GreetingError> {
+    let same = given.iter().zip(&said).take_while(|(a, b)| a == b).count();
+    match said.len() > same {
+        true if same == given.len() => Some(GreetingError::GoesOn),
+        true => Some(GreetingError::Differs(same + 1, Said(said.split_off(same)))),
+        false => None,
     }
 }
 
@@ -86,5 +114,25 @@ mod tests {
         let long = said(&[b'x'; 1000]);
         assert_eq!(long.len(), TOLD + 2 + 3);
         assert!(long.ends_with("x\"..."));
+    }
+
+    #[test]
+    fn a_difference_is_told_from_where_it_is() {
+        let told = |said: &[u8]| {
+            let error = difference(b"220 a\n", said.to_vec());
+            error.map(|error| error.to_string())
+        };
+        assert_eq!(told(b"220 a\n"), None);
+        assert!(
+            told(b"220 b\n")
+                .unwrap()
+                .contains(r#"has "b\n" from byte 5 on"#)
+        );
+        assert!(
+            told(b"421")
+                .unwrap()
+                .contains(r#"has "421" from byte 1 on"#)
+        );
+        assert!(told(b"220 a\nx").unwrap().contains("longer"));
     }
 }

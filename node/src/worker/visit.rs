@@ -55,7 +55,7 @@ impl Visit {
         };
         let deadline = Instant::now() + self.service.service.undecided_time;
         let decision = match self.greet(&mut connection) {
-            Ok(()) => self.decide(&mut connection, &info, deadline).await,
+            Ok(()) => self.decide_greeted(&mut connection, &info, deadline).await,
             Err(_) => None,
         };
         match decision {
@@ -64,13 +64,7 @@ impl Visit {
                     .counters
                     .decided
                     .fetch_add(1, Ordering::Relaxed);
-                match self.greeted(&connection, deadline).await {
-                    Ok(()) => self.hand_over(connection, &choice).await,
-                    Err(error) => {
-                        tracing::debug!(remote = %self.remote, %error, "the greeting did not arrive");
-                        self.reject(connection);
-                    }
-                }
+                self.hand_over(connection, &choice).await;
             }
             Some(Decision::Reject(reason)) => {
                 tracing::debug!(remote = %self.remote, %reason, "resetting a connection");
@@ -94,18 +88,42 @@ impl Visit {
         }
     }
 
-    /// Waits until the client has acknowledged the greeting. Mostly it has when its request is here.
-    async fn greeted(&self, connection: &Undecided, deadline: Instant) -> io::Result<()> {
+    /// Has the inspector decide, and waits until the client has acknowledged the greeting: mostly it has when its request is
+    /// here. `None` when the client left. Until both is done the connection is undecided.
+    async fn decide_greeted(
+        &self,
+        connection: &mut Undecided,
+        info: &ConnectionInfo,
+        deadline: Instant,
+    ) -> Option<Decision> {
+        let mut waiter = None;
+        let decision = self.decide(connection, info, deadline, &mut waiter).await?;
         let mut pause = Duration::from_millis(1);
-        while !connection.is_greeted()? {
-            if Instant::now() >= deadline {
-                self.service.counters.count_overdue(Reason::TooSlow);
-                return Err(io::ErrorKind::TimedOut.into());
+        while matches!(decision, Decision::Handover(_)) && !connection.is_greeted().ok()? {
+            let waiter = waiter.get_or_insert_with(|| self.enter(connection));
+            let over = match Instant::now() >= deadline {
+                true => Some(Reason::TooSlow),
+                false => waiter.must_go().then_some(Reason::TooMany),
+            };
+            if let Some(reason) = over {
+                // No server could be given it either: nobody would repeat the greeting.
+                self.service.counters.count_overdue(reason);
+                return Some(Decision::Reject(reason));
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = waiter.dismissed() => {}
+                () = sleep(pause) => {}
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        Ok(())
+        Some(decision)
+    }
+
+    /// A place for a connection among the undecided ones.
+    fn enter(&self, connection: &Undecided) -> Waiter {
+        // Whoever has to go for it hears of it by itself.
+        let (waiter, _) = self.service.waiting.enter(*connection.flow());
+        waiter
     }
 
     /// Reads until the inspector decides, or the service's limits do; `None` when the client left.
@@ -114,11 +132,11 @@ impl Visit {
         connection: &mut Undecided,
         info: &ConnectionInfo,
         deadline: Instant,
+        waiter: &mut Option<Waiter>,
     ) -> Option<Decision> {
         let service = &self.service.service;
         let mut asking = Asking::default();
         let mut waiting = None;
-        let mut waiter: Option<Waiter> = None;
         loop {
             let read = connection.read(service.undecided_bytes).ok()?;
             let full = connection.request().len() >= service.undecided_bytes;
@@ -155,11 +173,7 @@ impl Visit {
                     watch(duplicate, Interest::READABLE).ok()?
                 }
             };
-            let place = waiter.get_or_insert_with(|| {
-                // Whoever has to go for it hears of it by itself.
-                let (waiter, _) = self.service.waiting.enter(*connection.flow());
-                waiter
-            });
+            let place = waiter.get_or_insert_with(|| self.enter(connection));
             tokio::select! {
                 () = place.dismissed() => {}
                 // The end of the client's side would be there again at once.
@@ -257,7 +271,9 @@ impl Visit {
         let (remote, service) = (self.remote, &self.service.service.name);
         match (error, self.current.config.members.get(node.0 as usize)) {
             // It is the configuration's fault, and each connection's.
-            (HandoverError::Greeting(error), Some(member)) if self.service.greeting_told.may() => {
+            (HandoverError::Greeting(error), Some(member))
+                if self.service.greeting_told.allows() =>
+            {
                 tracing::warn!(service, node = %member.id, %remote, %error, "a greeting does not fit");
             }
             _ => tracing::debug!(%remote, %error, "a handover failed"),

@@ -310,8 +310,8 @@ impl Inspection {
             undecided_connections: undecided_connections?.into_inner(),
             on_undecided: on_undecided?.into_inner(),
         };
-        inspection.check_protocol(report, &span)?;
         inspection.check_process(report)?;
+        inspection.check_protocol(report, &span)?;
         inspection.check_greeting(report)?;
         Ok(inspection)
     }
@@ -347,7 +347,7 @@ impl Inspection {
             true => ("lines", "use `line`, `line_prefix` and { hash = \"line\" }"),
             false => (
                 "HTTP",
-                "use `path`, `path_prefix`, `host` and { hash = \"uri\" }",
+                "use `path`, `path_prefix`, `host` and { hash = \"uri\" }, or write protocol = \"line\"",
             ),
         };
         for rule in &self.rules {
@@ -365,6 +365,15 @@ impl Inspection {
             if foreign || odd(&rule.get_ref().to) {
                 let message = format!("the rule looks at what a `protocol` of {name} has not");
                 return Err(report.error(&rule.span(), message, help));
+            }
+            // With the line feed.
+            let longest = line.iter().chain(line_prefix).map(|text| text.len() + 1);
+            if longest.max().is_some_and(|len| len > self.undecided_bytes) {
+                return Err(report.error(
+                    &rule.span(),
+                    "the rule matches nothing: no line so long fits `undecided_bytes`",
+                    "raise `undecided_bytes`",
+                ));
             }
         }
         if odd(&self.default) {

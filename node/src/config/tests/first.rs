@@ -175,6 +175,13 @@ fn rules_look_at_what_the_protocol_has() {
         (rule("line = \"\""), "which every line begins with"),
         (rule("line = \"a\\r\\n\""), "more than a line"),
         (
+            format!(
+                "undecided_bytes = 64\n{}",
+                rule(&format!("line = \"{}\"", "a".repeat(64)))
+            ),
+            "no line so long fits",
+        ),
+        (
             rule("line = \"ehlo a\"\nline_prefix = \"HELO\""),
             "the rule matches nothing",
         ),

@@ -7,7 +7,7 @@ use dts_core::seq::Seq;
 use dts_core::verdict::{Action, DropReason};
 
 use super::{
-    OWN_PORT, PEER_PORT, REQUEST_END, Row, TS_DELTA, answered_server, frame, frozen, to, web,
+    OWN_PORT, PEER_PORT, REQUEST_END, Row, TS_DELTA, answered_server, frame, frozen, sack, to, web,
 };
 use crate::bench::{
     BACK_MAC, Bench, DATA, KEY, PEER, VIP, W, WEB, X, Y, client, handover_syn, option, own, peer,
@@ -156,7 +156,42 @@ fn at_the_target() -> Vec<Row> {
         options: timestamps(1030, 5000),
         ..client(&web(), x1, y1.wrapping_add(24), DATA)
     };
+    let hole = Tcp {
+        options: sack(&[y1.wrapping_add(9), y1.wrapping_add(20)]),
+        ..segment(y1, ACK, 0)
+    };
+    let reset = Tcp {
+        flags: RST | ACK,
+        ..said(w1.wrapping_add(9), RST | ACK, 0)
+    };
     rows.extend([
+        Row::done(
+            "the acknowledgment of a greeting that misses a part",
+            BACK_IN,
+            frame(hole.clone()),
+            greeted,
+            to(
+                Action::HandoverIn,
+                Tcp {
+                    options: sack(&[w1.wrapping_add(9), w1.wrapping_add(20)]),
+                    ..as_client(&hole, w1)
+                },
+            ),
+        ),
+        Row::done(
+            "a server's reset in the middle of its greeting",
+            FRONT_OUT,
+            frame(reset.clone()),
+            greeted,
+            to(
+                Action::ResetBoth,
+                Tcp {
+                    options: vec![],
+                    window: reset.window >> 3,
+                    ..to_peer(&reset, y1.wrapping_add(9))
+                },
+            ),
+        ),
         Row::drop(
             "a client's data while the greeting is waited for",
             FRONT_IN,
@@ -171,6 +206,7 @@ fn at_the_target() -> Vec<Row> {
             "a client's reset while the greeting is waited for",
             FRONT_IN,
             frame(Tcp {
+                seq: x1.wrapping_add(9),
                 flags: RST,
                 ack: 0,
                 options: vec![],

@@ -189,6 +189,24 @@ fn after_a_greeting_the_end_is_told_with_its_length() {
     assert_eq!(option.agreed, GREETED);
 }
 
+/// The client has its greeting, and may have room for no more.
+#[test]
+fn a_greeting_always_has_room() {
+    for (client, greeting, shown) in [(99, 77, 99), (99, 793, 100), (0, 77, 10), (0, 0, 0)] {
+        let h = Handover {
+            greeting,
+            ..handover(0)
+        };
+        let mut e = ConnEntry {
+            window: client,
+            ..entry(state::FROZEN)
+        };
+        let mut header = Kind::Ack.header();
+        outgoing(&mut header, None, PORT, &h, &mut e).unwrap();
+        assert_eq!(header.window, shown);
+    }
+}
+
 fn outgoing_case(end_known: bool, acknowledges_y: bool, kind: Kind, port: u16) {
     let flags = if end_known { flag::REQUEST_END } else { 0 };
     let mut e = entry(state::FROZEN);

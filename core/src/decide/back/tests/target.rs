@@ -178,6 +178,46 @@ fn a_greeting_is_acknowledged_with_the_request() {
     assert_eq!((marked.reserved, marked.urgent), (0, 0));
 }
 
+/// The inspecting node's kernel may have been told more than the greeting. The client hasn't.
+#[test]
+fn no_more_than_the_greeting_is_acknowledged() {
+    let told = ConnEntry {
+        flags: GREETED | flag::REQUEST_END,
+        greeting: 77,
+        request_end: X.plus(88),
+        ..entry(state::HANDING)
+    };
+    for (ack, seen) in [(1, 1), (78, 78), (79, 78), (2000, 78)] {
+        let mut header = TcpHeader {
+            seq: X.plus(1),
+            ack: Y.plus(ack),
+            ..Kind::Ack.header()
+        };
+        let outcome = incoming(&mut header, &mut { told }, NOW);
+        assert_eq!(outcome, Incoming::ToServer);
+        assert_eq!(header.ack, Y.plus(seen).minus(DELTA));
+    }
+    let shift = incoming_options(&told);
+    assert_eq!(shift.sack, DELTA.wrapping_neg());
+}
+
+/// A server that was reset before its greeting was compared is not waited for: the client hears of it.
+#[test]
+fn a_reset_ends_the_wait_for_a_greeting() {
+    for (kind, expected) in [
+        (Kind::Rst, Incoming::ToServer),
+        (Kind::Fin, Incoming::ResetServer),
+        (Kind::Ack, Incoming::ToServer),
+    ] {
+        let mut e = ConnEntry {
+            flags: GREETED,
+            ..entry(state::HANDING)
+        };
+        assert_eq!(incoming(&mut kind.header(), &mut e, NOW), expected);
+        assert_eq!(e.awaits_greeting(), matches!(kind, Kind::Ack), "{kind:?}");
+    }
+}
+
 #[test]
 fn incoming_syn_table_is_exhaustive() {
     #[derive(Clone, Copy, Debug)]
