@@ -40,6 +40,8 @@ counted! {
         InspectorPort = "inspector_port",
         /// A fragment: it has no ports, or not the whole segment.
         Fragment = "fragment",
+        /// A packet with IPv6 extension headers that no client's TCP has use for.
+        ExtensionHeader = "extension_header",
         /// Headers that contradict themselves or end too early.
         Malformed = "malformed",
         /// A SYN of a flow that is alive on another node, or is being handed over.
@@ -167,6 +169,8 @@ counted! {
         NeighbourReply = "neighbour_reply",
         /// An ARP packet of this node's own that named a VIP: sender address rewritten.
         ArpRewritten = "arp_rewritten",
+        /// A segment in an atomic fragment (RFC 6946): without the fragment header it arrives once more.
+        AtomicFragment = "atomic_fragment",
         /// An ICMP echo request that this node answers.
         Echo = "echo",
         /// An ICMP error about a flow of this node: its quotation translated.

@@ -1,6 +1,7 @@
 //! Reading and rewriting frames: the only code that calls the kernel's packet helpers.
 
 mod advertisement;
+mod extension;
 mod ip_option;
 mod network;
 mod rewrite;
@@ -15,6 +16,7 @@ use dts_core::{
 
 pub use self::{
     advertisement::make_advertisement,
+    extension::{has_extensions, remove_fragment_header},
     ip_option::{
         insert_ip_option, ip_option, may_have_option, remove_ip_option, replace_ip_option,
     },
@@ -38,6 +40,8 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = destination::NEXT_HEADER;
 

@@ -20,7 +20,10 @@ use crate::{
     ADOPT_FRAME, ADOPT_HERE, FROM_BACK, Outcome, Step, adopt, arp,
     entries::{entry, forget_processing, service},
     facts::{FrontFacts, now_ms, settings},
-    frame::{Bare, Frame, ICMP, ICMPV6, IPV6, Ip, Segment, Skb, TCP, make_bare, options, rewrite},
+    frame::{
+        Bare, Frame, ICMP, ICMPV6, Ip, Segment, Skb, TCP, has_extensions, make_bare, options,
+        remove_fragment_header, rewrite,
+    },
     icmp,
     maps::{CONNECTIONS, SPLICED, Scratch, VIPS},
     ndp, outcome, release,
@@ -61,20 +64,26 @@ pub fn ingress(skb: Skb) -> Step {
         return other_ingress(skb, ip, settings);
     }
     if ip.fragment {
-        return Err(DropReason::Fragment);
+        return Ok(fragment(skb, ip));
     }
     match ip.protocol {
         ICMP if !ip.v6 => Ok(icmp::ingress(skb, ip)),
         ICMPV6 if ip.v6 && ndp::is_solicitation(skb, ip) => Ok(ndp::ingress(skb, ip, settings)),
         ICMPV6 if ip.v6 => Ok(icmp::ingress(skb, ip)),
+        _ if has_extensions(ip) => Err(DropReason::ExtensionHeader),
         _ => Err(DropReason::NoService),
     }
 }
 
-/// Whether a packet has IPv6 extension headers. Clients have no use for those that TCP may come behind.
-#[inline(always)]
-const fn has_extensions(ip: &Ip) -> bool {
-    ip.v6 && ip.header_len != IPV6
+/// A fragment to a VIP. One that is the whole segment arrives once more, as what it would be without its header: whatever
+/// has to do with the connection knows plain segments only.
+#[inline(never)]
+fn fragment(skb: Skb, ip: &Ip) -> Outcome {
+    outcome(|| {
+        remove_fragment_header(skb, ip)?;
+        let again = skb.arrive(skb.ifindex());
+        Ok(Outcome::redirect(Action::AtomicFragment, again))
+    })
 }
 
 /// A packet that is not to a VIP. Only handover frames are of interest: none may come from here.

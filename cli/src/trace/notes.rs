@@ -132,6 +132,7 @@ fn meaning(segment: &TraceSegment) -> Option<String> {
         "no_neighbour" => return Some(format!("the link address of {peer} is not known yet")),
         "queue_full" => "the server accepts too slowly",
         "inspector_busy" => "the daemon is behind",
+        "extension_header" => "behind an extension header of IPv6",
         "bad_cookie" => "answers no SYN-ACK of this cluster",
         "too_early" => "the server is not ready for it",
         _ => return None,

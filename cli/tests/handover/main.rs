@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod daemons;
 mod edges;
+mod extension;
 mod failures;
 mod families;
 mod files;
@@ -61,6 +62,8 @@ const BOTH: &[&[Case]] = &[
     members::CASES,
     l4::CASES,
     greetings::CASES,
+    odd::CASES,
+    wire::CASES,
 ];
 /// What is about something else than packets, or takes long: over IPv6 as well where `DTS_IPV6` is `all`.
 const LONG: &[&[Case]] = &[
@@ -70,8 +73,8 @@ const LONG: &[&[Case]] = &[
     limits::CASES,
     inspectors::CASES,
 ];
-/// The client made by hand speaks IPv4; `families` chooses for itself.
-const IPV4: &[&[Case]] = &[odd::CASES, wire::CASES, families::CASES];
+/// What chooses its families for itself.
+const IPV4: &[&[Case]] = &[families::CASES];
 /// Of adopted connections only.
 const ADOPT: &[&[Case]] = &[adoption::CASES, owners::CASES];
 

@@ -1,5 +1,6 @@
 //! Segments that ordinary clients seldom send, one by one from a client made by hand: what the server and the client get.
 
+use std::env;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -7,45 +8,66 @@ use std::time::{Duration, Instant};
 
 use dts_lab::Place;
 use etherparse::TcpHeader;
-use socket2::{Socket, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 
 use crate::client::{PATIENCE, Response, connect};
 use crate::cluster::{APP, Cluster, Method, wait_for};
-use crate::raw::{RawClient, Ways};
+use crate::raw::{self, RawClient, Ways};
 use crate::servers::{Server, read_head};
 use crate::uploads::body;
 
-crate::cases![
+crate::cases![segments_in_turn, a_server_that_does_not_read];
+
+/// A part of a case, on a cluster that it shares with others.
+pub(crate) type Step = (&'static str, fn(&Odd));
+
+/// Names the steps of a case.
+macro_rules! steps {
+    ($($step:ident),+ $(,)?) => {
+        &[$((stringify!($step), $step as fn(&crate::odd::Odd))),+]
+    };
+}
+pub(crate) use steps;
+
+const STEPS: &[Step] = steps![
     out_of_order,
     repeated_and_overlapping,
     overlapping_with_other_bytes,
     a_window_of_zero,
-    a_server_that_does_not_read,
     urgent_data,
     congestion_is_told,
     both_close_at_once,
     keep_alive_probes,
 ];
 
+fn segments_in_turn(method: &'static Method) {
+    in_turn(method, &[STEPS]);
+}
+
 /// How long closed connections may leave traces.
 const TRACES: Duration = Duration::from_secs(12);
 
 /// A cluster of two, with servers on [`APP`] that report all that a connection brought.
 pub(crate) struct Odd {
+    pub(crate) adopts: bool,
     pub(crate) cluster: Cluster,
     pub(crate) servers: Vec<Server<Result<Vec<u8>, ErrorKind>>>,
 }
 
 impl Odd {
     pub(crate) fn up(method: &Method) -> Self {
-        let cluster = Cluster::up(method, 2);
+        let cluster = raw::cluster(method, 2);
         let start = |node| {
             Server::start(&cluster, node, APP, |stream| {
                 serve(stream).map_err(|e| e.kind())
             })
         };
         let servers = cluster.nodes().map(start).collect();
-        let odd = Self { cluster, servers };
+        let odd = Self {
+            adopts: method.adopts(),
+            cluster,
+            servers,
+        };
         // At first the nodes don't know each other's link addresses, and requests are repeated.
         for inspecting in odd.cluster.nodes() {
             for target in odd.cluster.nodes() {
@@ -77,16 +99,43 @@ impl Odd {
         );
     }
 
-    pub(crate) fn over(self) {
+    fn no_more_connections(&self) {
         for server in &self.servers {
             let more = server.result_within(Duration::from_millis(1));
             assert!(more.is_none(), "a connection too many: {more:?}");
         }
-        self.cluster.wait_until_clean(TRACES);
     }
 }
 
-/// Answers each request with so many bytes as its path asks for; all that was read, in the end.
+/// Runs steps on one cluster, one after the other: to make one takes longer than most of them. `DTS_STEP` selects those
+/// whose names contain it.
+pub(crate) fn in_turn(method: &Method, steps: &[&[Step]]) {
+    /// Says which step it was that failed.
+    struct Running(&'static str);
+    impl Drop for Running {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                eprintln!("in the step {}", self.0);
+            }
+        }
+    }
+    let selected = env::var("DTS_STEP").unwrap_or_default();
+    let odd = Odd::up(method);
+    for (name, step) in steps.iter().copied().flatten() {
+        if name.contains(&selected) {
+            let _running = Running(name);
+            step(&odd);
+            odd.no_more_connections();
+        }
+    }
+    odd.cluster.wait_until_clean(TRACES);
+}
+
+/// The header of a request whose server shall ask after a silent client, as often as it can.
+const PROBED: &str = "X-Probed: yes";
+
+/// Answers each request with so many bytes as its path asks for, and closes if a request says so; all that was read, in the
+/// end.
 fn serve(stream: TcpStream) -> std::io::Result<Vec<u8>> {
     let socket = Socket::from(stream);
     // Urgent data is data, for its place to be seen.
@@ -111,6 +160,16 @@ fn serve(stream: TcpStream) -> std::io::Result<Vec<u8>> {
                 body.len()
             )?;
             stream.write_all(&body)?;
+            if head.contains("Connection: close") {
+                return Ok(all);
+            }
+            if head.contains(PROBED) {
+                let often = TcpKeepalive::new()
+                    .with_time(Duration::from_secs(1))
+                    .with_interval(Duration::from_secs(1))
+                    .with_retries(2);
+                SockRef::from(&stream).set_tcp_keepalive(&often)?;
+            }
         }
         match stream.read(&mut part)? {
             0 => return Ok(all),
@@ -121,15 +180,19 @@ fn serve(stream: TcpStream) -> std::io::Result<Vec<u8>> {
 
 /// A request to a node's server for so many bytes.
 pub(crate) fn request(node: u8, size: usize) -> Vec<u8> {
-    format!("GET /n{node}/{size} HTTP/1.1\r\nHost: dts.test\r\n\r\n").into_bytes()
+    request_with(node, size, "Accept: */*")
+}
+
+/// The same with a header.
+fn request_with(node: u8, size: usize, header: &str) -> Vec<u8> {
+    format!("GET /n{node}/{size} HTTP/1.1\r\nHost: dts.test\r\n{header}\r\n\r\n").into_bytes()
 }
 
 /// The nodes that inspect and process.
 pub(crate) const WAYS: [(u8, u8); 2] = [(1, 2), (1, 1)];
 
 /// Acceptance: a request whose segments come in the wrong order.
-fn out_of_order(method: &'static Method) {
-    let odd = Odd::up(method);
+fn out_of_order(odd: &Odd) {
     for (inspecting, target) in WAYS {
         // Within the head, and within what follows it.
         for cut in [[3, 30], [20, 40]] {
@@ -153,12 +216,10 @@ fn out_of_order(method: &'static Method) {
             odd.assert_server_read(target, &[&request]);
         }
     }
-    odd.over();
 }
 
 /// Acceptance: segments that come twice, and that overlap.
-fn repeated_and_overlapping(method: &'static Method) {
-    let odd = Odd::up(method);
+fn repeated_and_overlapping(odd: &Odd) {
     for (inspecting, target) in WAYS {
         for pause in [0, 5, 250] {
             let request = request(target, 3000);
@@ -173,7 +234,10 @@ fn repeated_and_overlapping(method: &'static Method) {
                 (0, request.len()),
             ] {
                 client.send(client.segment_at(from as u32), &request[from..to]);
-                thread::sleep(Duration::from_millis(pause));
+                // The longest makes it one that comes slowly; that is so when its first segments have come.
+                if pause < 100 || to <= 10 {
+                    thread::sleep(Duration::from_millis(pause));
+                }
             }
             client.note_sent(&request);
             assert_eq!(client.read_response(), body(3000));
@@ -190,12 +254,10 @@ fn repeated_and_overlapping(method: &'static Method) {
             odd.assert_server_read(target, &[&request]);
         }
     }
-    odd.over();
 }
 
 /// What overlaps may say something else: what was first counts, to the rules and to the server.
-fn overlapping_with_other_bytes(method: &'static Method) {
-    let odd = Odd::up(method);
+fn overlapping_with_other_bytes(odd: &Odd) {
     let (said, said_later) = (request(2, 3000), request(1, 3000));
     for inspecting in odd.cluster.nodes() {
         for pause in [0, 250] {
@@ -214,12 +276,10 @@ fn overlapping_with_other_bytes(method: &'static Method) {
             odd.assert_server_read(2, &[&said]);
         }
     }
-    odd.over();
 }
 
 /// Acceptance: a client whose window is zero when it asks: it gets its answer when there is room.
-fn a_window_of_zero(method: &'static Method) {
-    let odd = Odd::up(method);
+fn a_window_of_zero(odd: &Odd) {
     for (inspecting, target) in WAYS {
         let request = request(target, 30_000);
         let mut client = odd.client(inspecting);
@@ -251,7 +311,6 @@ fn a_window_of_zero(method: &'static Method) {
         client.close();
         odd.assert_server_read(target, &[&request]);
     }
-    odd.over();
 }
 
 /// Acceptance: a server that doesn't read for a while: its window closes, and opens again, on nodes with different scales.
@@ -276,7 +335,7 @@ fn a_server_that_does_not_read(method: &'static Method) {
     });
     let servers: Vec<_> = servers.collect();
     let sent = body(8_000_000);
-    for (inspecting, target) in [(1u8, 2u8), (2, 1), (1, 1)] {
+    let upload = &|(inspecting, target): (u8, u8)| {
         let port = cluster.port_inspected_by(inspecting);
         let mut stream = connect(&cluster, Some(port), APP).unwrap();
         let begin = Instant::now();
@@ -288,16 +347,23 @@ fn a_server_that_does_not_read(method: &'static Method) {
         let waited = begin.elapsed();
         assert!(waited > Duration::from_millis(1500), "{waited:?}");
         stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(Response::read(&stream).unwrap().status, 200);
+    };
+    let uploads = [(1u8, 2u8), (2, 1), (1, 1)];
+    thread::scope(|scope| {
+        for one in uploads {
+            scope.spawn(move || upload(one));
+        }
+    });
+    for (_, target) in uploads {
         let read = servers[usize::from(target) - 1].result().unwrap();
         assert!(read == sent, "{} bytes", read.len());
-        assert_eq!(Response::read(&stream).unwrap().status, 200);
     }
     cluster.wait_until_clean(TRACES);
 }
 
 /// Acceptance: urgent data. (What reaches an inspector is data like any other to the server.)
-fn urgent_data(method: &'static Method) {
-    let odd = Odd::up(method);
+fn urgent_data(odd: &Odd) {
     for (inspecting, target) in WAYS {
         // In a request that is whole, in one that comes in parts, and after it.
         for cut in [None, Some(20)] {
@@ -327,15 +393,13 @@ fn urgent_data(method: &'static Method) {
             odd.assert_server_read(target, &[&request, b"!"]);
         }
     }
-    odd.over();
 }
 
 /// Acceptance: ECN is agreed, works between client and server, and ends when the client says so.
-fn congestion_is_told(method: &'static Method) {
+fn congestion_is_told(odd: &Odd) {
     /// ECT(0), and CE (RFC 3168).
     const CAPABLE: u8 = 2;
     const EXPERIENCED: u8 = 3;
-    let odd = Odd::up(method);
     for (inspecting, target) in WAYS {
         let request = request(target, 10);
         let mut client = odd.client(inspecting);
@@ -373,26 +437,18 @@ fn congestion_is_told(method: &'static Method) {
         client.close();
         odd.assert_server_read(target, &[&request, b"GET "]);
     }
-    odd.over();
 }
 
 /// Acceptance: both sides close without knowing of each other's.
-fn both_close_at_once(method: &'static Method) {
-    let cluster = Cluster::up(method, 2);
-    let servers = cluster.nodes().map(|node| {
-        Server::start(&cluster, node, APP, |mut stream: TcpStream| {
-            read_head(&mut stream)?;
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        })
-    });
-    let servers: Vec<_> = servers.collect();
+fn both_close_at_once(odd: &Odd) {
     for (inspecting, target) in WAYS {
-        let mut client = RawClient::new(&cluster, inspecting, APP);
+        let request = request_with(target, 0, "Connection: close");
+        let mut client = odd.client(inspecting);
         client.open(&Ways::default());
-        client.say(&request(target, 0));
+        client.say(&request);
         // The server has closed; the client has the response, but says nothing of that.
         let fin = client.expect("the server's FIN", |seen| seen.tcp.fin);
-        assert!(servers[usize::from(target) - 1].result().is_ok());
+        odd.assert_server_read(target, &[&request]);
         let before = TcpHeader {
             fin: true,
             acknowledgment_number: fin
@@ -418,35 +474,20 @@ fn both_close_at_once(method: &'static Method) {
             PATIENCE,
             || {
                 let filter = format!("dport = :{}", client.local.port());
-                let sockets = cluster
-                    .ss(Place::Node(target), &["-Htan", &filter])
-                    .unwrap();
+                let place = Place::Node(target);
+                let sockets = odd.cluster.ss(place, &["-Htan", &filter]).unwrap();
                 sockets.starts_with("TIME-WAIT") && sockets.lines().count() == 1
             },
         );
     }
-    cluster.wait_until_clean(TRACES);
 }
 
 /// Acceptance: keep-alive probes of the client's are answered, also while its request is undecided, and the server's
 /// reach the client.
-fn keep_alive_probes(method: &'static Method) {
-    let cluster = Cluster::up(method, 2);
-    let servers = cluster.nodes().map(|node| {
-        Server::start(&cluster, node, APP, |stream: TcpStream| {
-            let socket = Socket::from(stream);
-            let often = TcpKeepalive::new()
-                .with_time(Duration::from_secs(1))
-                .with_interval(Duration::from_secs(1))
-                .with_retries(2);
-            socket.set_tcp_keepalive(&often).unwrap();
-            serve(socket.into())
-        })
-    });
-    let servers: Vec<_> = servers.collect();
-    for (inspecting, target) in WAYS {
-        let request = request(target, 100);
-        let mut client = RawClient::new(&cluster, inspecting, APP);
+fn keep_alive_probes(odd: &Odd) {
+    let connections = WAYS.map(|(inspecting, target)| {
+        let request = request_with(target, 100, PROBED);
+        let mut client = odd.client(inspecting);
         client.open(&Ways::default());
         let (first, rest) = request.split_at(10);
         client.say(first);
@@ -458,17 +499,21 @@ fn keep_alive_probes(method: &'static Method) {
         client.say(rest);
         assert_eq!(client.read_response(), body(100));
         probe(&client);
-        for _ in 0..3 {
+        (client, target, request)
+    });
+    // A server gives up after two that aren't answered.
+    for _ in 0..3 {
+        for (client, ..) in &connections {
             let before = client.expected.wrapping_sub(1);
             let asked = client.expect("a probe", |seen| seen.tcp.sequence_number == before);
             assert!(asked.payload.len() <= 1);
             client.send(client.segment(), &[]);
         }
-        client.close();
-        let server = &servers[usize::from(target) - 1];
-        assert_eq!(server.result().unwrap(), request);
     }
-    cluster.wait_until_clean(TRACES);
+    for (mut client, target, request) in connections {
+        client.close();
+        odd.assert_server_read(target, &[&request]);
+    }
 }
 
 /// Asks whether the other side is there, without a byte and with one, as older kernels do (RFC 9293 §3.8.4).

@@ -58,7 +58,32 @@ impl Packet {
     }
 }
 
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next_header: IpNumber, payload_length: u16) -> Ipv6Header {
+/// An IPv6 extension header: its number, and what follows its first byte, which says what comes next.
+#[derive(Clone, Debug)]
+pub(crate) struct Extension {
+    pub(crate) kind: IpNumber,
+    pub(crate) rest: Vec<u8>,
+}
+
+/// Puts extension headers before a payload: what the IPv6 header says comes next, and all that follows it.
+pub(crate) fn extended(
+    extensions: &[Extension],
+    protocol: IpNumber,
+    payload: &[u8],
+) -> (IpNumber, Vec<u8>) {
+    let begin = (protocol, payload.to_vec());
+    extensions.iter().rev().fold(begin, |(next, rest), header| {
+        let bytes = [&[next.0][..], &header.rest, &rest].concat();
+        (header.kind, bytes)
+    })
+}
+
+pub(crate) fn ipv6(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    next_header: IpNumber,
+    payload_length: u16,
+) -> Ipv6Header {
     Ipv6Header {
         payload_length,
         next_header,

@@ -1,29 +1,46 @@
-//! A client that sends exactly the segments that a case asks for: TCP by hand, over IPv4, on raw sockets.
+//! A client that sends exactly the segments that a case asks for: TCP by hand, on raw sockets.
 //!
 //! Its address is one that the client's kernel doesn't own but the nodes reach by it, so that nothing else answers.
+//! IPv6's would say that it has no route: [`cluster`] has it keep silent.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use dts_lab::Lab;
-use etherparse::{IpNumber, Ipv4Header, TcpHeader, TcpOptionElement};
+use dts_lab::{Family, Lab};
+use etherparse::{
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, TcpHeader,
+    TcpOptionElement,
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::client::PATIENCE;
-use crate::cluster::{CLIENT, Cluster, vip};
-use crate::packet::{HOPS, raw_socket, tcp_bytes};
+use crate::cluster::{CLIENT, Cluster, Method, family, vip};
+use crate::packet::{Extension, HOPS, extended, ipv6, raw_socket, tcp_bytes};
 
 /// The client's address: one of those that nodes reach by the client's own (`dts_lab`'s further addresses).
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
+const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 77);
 
 /// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
 const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
 
 /// How long the kernel of a client waits before it repeats something.
 const REPEAT: Duration = Duration::from_millis(300);
+
+/// A cluster whose nodes reach the clients made by hand.
+pub(crate) fn cluster(method: &Method, nodes: u8) -> Cluster {
+    // With one further address there is a route to all of them.
+    let cluster = Cluster::with(method, nodes, |spec| spec.client_extra_addresses = 1);
+    if family() == Family::V6 {
+        let silent = format!("ip -6 route add blackhole {ADDRESS_V6}/128");
+        cluster.sh(CLIENT, &silent).unwrap();
+    }
+    cluster
+}
 
 /// What the client's side of a connection is like.
 #[derive(Clone, Debug)]
@@ -100,6 +117,10 @@ pub(crate) struct RawClient {
     echo: Option<u32>,
     /// The IP header's traffic class, with ECN's bits.
     pub(crate) class: u8,
+    /// The IPv6 header's flow label.
+    pub(crate) label: Ipv6FlowLabel,
+    /// The extension headers of its IPv6 packets.
+    pub(crate) extensions: Vec<Extension>,
     /// Data that may have to be repeated.
     sent: VecDeque<(u32, Vec<u8>)>,
     /// What the server has sent, in order.
@@ -112,9 +133,13 @@ impl RawClient {
     /// A client with a port whose connections `inspecting` inspects.
     pub(crate) fn new(cluster: &Cluster, inspecting: u8, service: u16) -> Self {
         static PORT: AtomicU32 = AtomicU32::new(30_000);
+        let address = match family() {
+            Family::V4 => IpAddr::V4(ADDRESS),
+            Family::V6 => IpAddr::V6(ADDRESS_V6),
+        };
         let local = loop {
             let port = PORT.fetch_add(1, Ordering::Relaxed) as u16;
-            let local = SocketAddr::new(IpAddr::V4(ADDRESS), port);
+            let local = SocketAddr::new(address, port);
             if cluster.owner(1, local) == inspecting {
                 break local;
             }
@@ -145,6 +170,8 @@ impl RawClient {
             window: 0,
             echo: None,
             class: 0,
+            label: Ipv6FlowLabel::ZERO,
+            extensions: Vec::new(),
             sent: VecDeque::new(),
             received: Vec::new(),
             ended: false,
@@ -246,20 +273,66 @@ impl RawClient {
 
     /// Sends something in an IP packet to the service's address.
     pub(crate) fn send_ip(&self, protocol: IpNumber, payload: &[u8]) {
-        let ip = self.ipv4(protocol, payload.len() as u16);
-        self.send_packet(&[&ip.to_bytes()[..], payload].concat());
+        self.send_packet(&self.packet(protocol, payload));
     }
 
-    /// An IPv4 header of this client's.
-    pub(crate) fn ipv4(&self, protocol: IpNumber, length: u16) -> Ipv4Header {
-        let (IpAddr::V4(from), IpAddr::V4(to)) = (self.local.ip(), self.remote.ip()) else {
-            panic!("{}: not IPv4", self.local);
-        };
+    /// An IP packet to the service's address.
+    pub(crate) fn packet(&self, protocol: IpNumber, payload: &[u8]) -> Vec<u8> {
+        match (self.local.ip(), self.remote.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let ip = self.ipv4((from, to), protocol, payload.len() as u16);
+                whole_v4(ip, payload)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let (next, payload) = extended(&self.extensions, protocol, payload);
+                let header = Ipv6Header {
+                    traffic_class: self.class,
+                    flow_label: self.label,
+                    ..ipv6(from, to, next, payload.len() as u16)
+                };
+                [&header.to_bytes()[..], &payload].concat()
+            }
+            (from, to) => panic!("{from} and {to}: of two families"),
+        }
+    }
+
+    fn ipv4(
+        &self,
+        (from, to): (Ipv4Addr, Ipv4Addr),
+        protocol: IpNumber,
+        length: u16,
+    ) -> Ipv4Header {
         let mut ip = Ipv4Header::new(length, HOPS, protocol, from.octets(), to.octets()).unwrap();
         ip.dscp = (self.class >> 2).try_into().unwrap();
         ip.ecn = (self.class & 3).try_into().unwrap();
         ip.dont_fragment = true;
         ip
+    }
+
+    /// Sends a part of a segment, which begins at a multiple of eight, as a fragment.
+    pub(crate) fn send_fragment(&self, segment: &[u8], part: Range<usize>) {
+        const IDENTIFICATION: u16 = 4711;
+        let offset = IpFragOffset::try_new((part.start / 8) as u16).unwrap();
+        let more = part.end < segment.len();
+        let part = &segment[part];
+        match (self.local.ip(), self.remote.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let ip = Ipv4Header {
+                    dont_fragment: false,
+                    more_fragments: more,
+                    identification: IDENTIFICATION,
+                    fragment_offset: offset,
+                    ..self.ipv4((from, to), IpNumber::TCP, part.len() as u16)
+                };
+                self.send_packet(&whole_v4(ip, part));
+            }
+            _ => {
+                let header =
+                    Ipv6FragmentHeader::new(IpNumber::TCP, offset, more, IDENTIFICATION.into());
+                let kind = IpNumber::IPV6_FRAGMENTATION_HEADER;
+                self.send_ip(kind, &[&header.to_bytes()[..], part].concat());
+            }
+        }
     }
 
     /// Sends a packet as it is.
@@ -305,12 +378,10 @@ impl RawClient {
     /// The segment in a frame, if it is for this client. (Its checksum may be left to a network card that isn't there.)
     fn read(&self, frame: &[u8]) -> Option<Seen> {
         let packet = frame.get(14..)?;
-        // Of another version it is an error.
-        let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
-        let packet = packet.get(..usize::from(ip.total_len))?;
-        let (tcp, payload) = TcpHeader::from_slice(packet.get(ip.header_len()..)?).ok()?;
-        let from = SocketAddr::from((ip.source, tcp.source_port));
-        let to = SocketAddr::from((ip.destination, tcp.destination_port));
+        let (from, to, header, packet) = addresses(packet)?;
+        let (tcp, payload) = TcpHeader::from_slice(packet.get(header..)?).ok()?;
+        let from = SocketAddr::from((from, tcp.source_port));
+        let to = SocketAddr::from((to, tcp.destination_port));
         ((from, to) == (self.remote, self.local)).then(|| Seen {
             tcp,
             payload: payload.to_vec(),
@@ -410,6 +481,29 @@ impl RawClient {
             client.ended && client.acked == client.next
         });
     }
+}
+
+/// An IPv4 packet with a right header.
+fn whole_v4(mut ip: Ipv4Header, payload: &[u8]) -> Vec<u8> {
+    ip.header_checksum = ip.calc_header_checksum();
+    [&ip.to_bytes()[..], payload].concat()
+}
+
+/// Source and destination of a frame's TCP packet, the length of its IP header, and the packet without what a frame may
+/// have behind it.
+fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr, usize, &[u8])> {
+    // Of the other version it is an error.
+    if let Ok((ip, _)) = Ipv6Header::from_slice(packet) {
+        let whole = packet.get(..Ipv6Header::LEN + usize::from(ip.payload_length))?;
+        let tcp = ip.next_header == IpNumber::TCP;
+        let (from, to) = (ip.source.into(), ip.destination.into());
+        return tcp.then_some((from, to, Ipv6Header::LEN, whole));
+    }
+    let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
+    let whole = packet.get(..usize::from(ip.total_len))?;
+    let tcp = ip.protocol == IpNumber::TCP;
+    let (from, to) = (ip.source.into(), ip.destination.into());
+    tcp.then_some((from, to, ip.header_len(), whole))
 }
 
 /// Whether an acknowledgment covers data that begins at `seq`.

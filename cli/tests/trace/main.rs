@@ -6,10 +6,13 @@ use std::net::SocketAddr;
 use std::process::{Command, Output, Stdio};
 
 use dts_lab::ladder::{Ladder, Rung};
-use dts_lab::{Capture, Network, Place, Segment};
+use dts_lab::{Capture, Family, Network, Place, Segment};
 use dts_node::admin::{SegmentView, TraceSegment};
 
-use support::{CLIENT, DTS, Trace, client, cluster, fetch, is_traced, nothing_stays_on, wait_for};
+use support::{
+    CLIENT, DTS, Trace, client, client_of, cluster, cluster_over, fetch, is_traced,
+    nothing_stays_on, wait_for,
+};
 
 /// A segment as its program and verdict.
 fn told(segment: &TraceSegment) -> (&str, &str) {
@@ -68,7 +71,16 @@ fn key_of_capture(segment: &Segment) -> (SocketAddr, SocketAddr, u32, u32, u32, 
 
 #[test]
 fn a_splice_is_told_as_the_wires_have_it() {
-    let lab = cluster("trsplice", "splice");
+    tell_a_splice(Family::V4, "trsplice");
+}
+
+#[test]
+fn a_splice_over_ipv6_is_told_as_the_wires_have_it() {
+    tell_a_splice(Family::V6, "trsplic6");
+}
+
+fn tell_a_splice(family: Family, name: &str) {
+    let lab = cluster_over(family, name, "splice");
     let places = [CLIENT, Place::Node(1), Place::Node(2)];
     let networks = |place| match place {
         CLIENT => &[Network::Front][..],
@@ -80,7 +92,7 @@ fn a_splice_is_told_as_the_wires_have_it() {
         .map(|(place, network)| lab.capture(place, network.interface(), "tcp").unwrap())
         .collect();
     let port = 40_001;
-    let only = client(port).to_string();
+    let only = client_of(family, port).to_string();
     let json = Trace::of_lab(&lab, &["--json", "--client", &only]);
     let text = Trace::of_lab(&lab, &["--client", &only]);
     fetch(&lab, port, &["/n2/file"]);
@@ -90,7 +102,7 @@ fn a_splice_is_told_as_the_wires_have_it() {
         .into_iter()
         .flat_map(|capture| capture.stop().unwrap())
         .collect();
-    let ladder = Ladder::of(&captured, client(port)).unwrap();
+    let ladder = Ladder::of(&captured, client_of(family, port)).unwrap();
     nothing_stays_on(&lab);
 
     assert_order(
@@ -218,9 +230,18 @@ fn assert_rewritten(ladder: &Ladder, segments: &[TraceSegment]) {
 
 #[test]
 fn an_adoption_and_a_request_that_moves_are_told() {
-    let lab = cluster("tradopt", "adopt");
+    tell_an_adoption(Family::V4, "tradopt");
+}
+
+#[test]
+fn an_adoption_over_ipv6_is_told() {
+    tell_an_adoption(Family::V6, "tradopt6");
+}
+
+fn tell_an_adoption(family: Family, name: &str) {
+    let lab = cluster_over(family, name, "adopt");
     let port = 40_001;
-    let only = client(port).to_string();
+    let only = client_of(family, port).to_string();
     let json = Trace::of_lab(&lab, &["--json", "--service", "web", "--client", &only]);
     let text = Trace::of_lab(&lab, &["--client", &only]);
     fetch(&lab, port, &["/n2/file", "/n3/file"]);

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dts_lab::{ClusterSpec, FileSet, LabGuard, LabSpec, Network, Place, VIP};
+use dts_lab::{ClusterSpec, Family, FileSet, LabGuard, LabSpec, Network, Place, VIP, VIP_V6};
 use dts_node::admin::{Client, TraceSegment};
 
 pub(crate) const DTS: &str = env!("CARGO_BIN_EXE_dts");
@@ -19,11 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cluster in which n1 inspects, and whose nodes know each other.
 pub(crate) fn cluster(name: &str, handover: &str) -> LabGuard {
+    cluster_over(Family::V4, name, handover)
+}
+
+/// The same with clients, service and nodes of one family.
+pub(crate) fn cluster_over(family: Family, name: &str, handover: &str) -> LabGuard {
     let mut spec = LabSpec::new(format!("{name}{}", std::process::id()), 3, DTS);
     for node in &mut spec.nodes[1..] {
         node.inspect = Some(false);
     }
-    spec.cluster.services_toml = Some(ClusterSpec::services(3, handover));
+    if family == Family::V6 {
+        spec = spec.with_ipv6(family);
+    }
+    let services = ClusterSpec::services_at(&[vip(family)], 3, handover);
+    spec.cluster.services_toml = Some(services);
     let lab = LabGuard::up(spec).expect("a lab (needs root)");
     let nodes: Vec<Place> = lab.spec().node_places().collect();
     let mut files = FileSet::new(1);
@@ -50,18 +59,36 @@ pub(crate) fn cluster(name: &str, handover: &str) -> LabGuard {
     lab
 }
 
+fn vip(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => VIP.into(),
+        Family::V6 => VIP_V6.into(),
+    }
+}
+
 /// Fetches paths on one connection, as far as the servers keep it, from this port.
 pub(crate) fn fetch(lab: &LabGuard, port: u16, paths: &[&str]) {
+    let family = if lab.spec().ipv6 {
+        Family::V6
+    } else {
+        Family::V4
+    };
+    let vip = SocketAddr::new(vip(family), 80);
     let urls = paths
         .iter()
-        .map(|path| format!(" -o /dev/null http://{VIP}{path}"));
+        .map(|path| format!(" -o /dev/null http://{vip}{path}"));
     let urls: String = urls.collect();
-    let script = format!("curl -sSf --max-time 10 --local-port {port}{urls}");
+    // A host that is an IPv6 address would be no plain one, and its later requests stay.
+    let script = format!("curl -sSf -H 'Host: dts.test' --max-time 10 --local-port {port}{urls}");
     lab.sh(CLIENT, &script).unwrap();
 }
 
 pub(crate) fn client(port: u16) -> SocketAddr {
-    SocketAddr::new(CLIENT.address(Network::Front).unwrap().into(), port)
+    client_of(Family::V4, port)
+}
+
+pub(crate) fn client_of(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(CLIENT.address_of(family, Network::Front).unwrap(), port)
 }
 
 /// A `dts trace` that is running. What it prints is read as it comes.

@@ -15,7 +15,8 @@ use super::{
 const OPTION: u32 = LEN as u32;
 /// The length of the header that has it with IPv6.
 const HEADER: u32 = destination::LEN as u32;
-const V6_NEXT_HEADER: u32 = ETH + 6;
+/// Where an IPv6 header says what follows it.
+pub(super) const V6_NEXT_HEADER: u32 = ETH + 6;
 
 impl Ip {
     /// By how many bytes the option makes the header longer.

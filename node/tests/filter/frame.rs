@@ -177,6 +177,16 @@ pub(crate) fn fragment(mut frame: Vec<u8>, flags: u16) -> Vec<u8> {
     frame
 }
 
+/// Puts an IPv6 extension header before all else of a packet: its number, and what follows its first byte, which says
+/// what comes next.
+pub(crate) fn extended(mut frame: Vec<u8>, kind: u8, rest: &[u8]) -> Vec<u8> {
+    let next = std::mem::replace(&mut frame[ETH + 6], kind);
+    frame.splice(ETH + 40..ETH + 40, [&[next], rest].concat());
+    let len = (frame.len() - ETH - 40) as u16;
+    frame[ETH + 4..ETH + 6].copy_from_slice(&len.to_be_bytes());
+    frame
+}
+
 /// An ARP packet (RFC 826) for IPv4 over Ethernet.
 pub(crate) fn arp(
     to: Mac,

@@ -97,6 +97,7 @@ impl Row {
             | Action::Refused
             | Action::ResetClient
             | Action::NeighbourReply
+            | Action::AtomicFragment
             | Action::ArpReply => REDIRECT,
             Action::HandoverAck | Action::Inquired => SHOT,
             _ => UNSPEC,

@@ -345,9 +345,11 @@ fn some_solicitation(rng: &mut fastrand::Rng) -> Vec<u8> {
     neighbour((VIP_MAC, CLIENT_MAC), (src, dst), (kind, 0), target, link)
 }
 
-/// A fragment of a segment: the first one, a later one, or nonsense.
+/// A fragment of a segment: the first one, a later one, nonsense, or (IPv6) all of it.
 fn some_fragment(rng: &mut fastrand::Rng, segment: Tcp) -> Vec<u8> {
-    let field = *rng.choice(&[0x2000, 0x2001, 0x0001, 0x1fff]).expect("some");
+    let field = *rng
+        .choice(&[0, 0x2000, 0x2001, 0x0001, 0x1fff])
+        .expect("some");
     fragment(segment.frame(), field)
 }
 

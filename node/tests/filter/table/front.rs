@@ -15,7 +15,7 @@ use crate::bench::{
     OWN, PEER, PEER_MAC, STRANGER, VIP, VIP_MAC, W, WEB, X, Y, client, flow, peer, released,
     server, syn, timestamps,
 };
-use crate::frame::{ETH, Ip, Tcp, arp, fragment, icmp, mend, neighbour};
+use crate::frame::{ETH, Ip, Tcp, arp, extended, fragment, icmp, mend, neighbour};
 use crate::world::{World, addr, ip_len};
 
 mod clients;
