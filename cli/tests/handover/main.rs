@@ -21,6 +21,7 @@ mod options;
 mod owners;
 mod packet;
 mod raw;
+mod replayed;
 mod requests;
 mod servers;
 mod uploads;
@@ -57,6 +58,7 @@ const BOTH: &[&[Case]] = &[
     requests::CASES,
     options::CASES,
     forged::CASES,
+    replayed::CASES,
     members::CASES,
     l4::CASES,
 ];

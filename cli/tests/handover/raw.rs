@@ -20,7 +20,7 @@ use crate::packet::{HOPS, raw_socket, tcp_bytes};
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
 
 /// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
-const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
+pub(crate) const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
 
 /// How long the kernel of a client waits before it repeats something.
 const REPEAT: Duration = Duration::from_millis(300);
