@@ -4,9 +4,12 @@
 //! byte by byte, and both sides read the same bytes. Numbers are in host byte order.
 
 pub mod adoption;
+pub mod memory;
 
 use crate::addr::{Addr, FlowKey};
-use crate::handover::{AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, GREETED};
+use crate::handover::{
+    AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, FRESHNESS_SECONDS, GREETED,
+};
 use crate::seq::Seq;
 
 /// The version of all layouts in this file and of the maps that hold them.
@@ -16,7 +19,7 @@ pub const LAYOUT_VERSION: u32 = 6;
 
 // `STATS` has a place for each.
 const _: () = assert!(
-    crate::verdict::COUNTERS == 71,
+    crate::verdict::COUNTERS == 72,
     "a new counter is a new layout"
 );
 
@@ -239,6 +242,12 @@ pub struct Handover {
     /// How many bytes of greeting the client has been given, 0 where servers don't greet.
     pub greeting: u32,
 }
+
+/// How long a node remembers a handover that it has accepted, in seconds.
+///
+/// One whose inspecting node's clock is ahead by [`FRESHNESS_SECONDS`] is fresh for twice that. The rest is for what the
+/// inspecting node repeated of it, and for a clock that is set back a little.
+pub const HANDED_SECONDS: u64 = 2 * FRESHNESS_SECONDS as u64 + 4;
 
 /// How many values the array `HANDOVERS` has: one for each port.
 pub const HANDOVER_PORTS: u32 = 1 << 16;

@@ -91,8 +91,8 @@ pub struct HandoverOption {
     pub client_tsval: u32,
     /// A timestamp value later than all that the client has seen from the inspecting node.
     pub server_tsval: u32,
-    /// When the SYN was made: seconds of Unix time, modulo 65536.
-    pub made: u16,
+    /// When the SYN was made: Unix time in seconds. The option has its last 16 bits; the tag covers all.
+    pub made: u32,
 }
 
 /// The ends of the handover connection, which the tag covers.
@@ -150,7 +150,7 @@ impl HandoverOption {
         [b[22], b[23]] = self.service.to_be_bytes();
         [b[24], b[25], b[26], b[27]] = self.client_tsval.to_be_bytes();
         [b[28], b[29], b[30], b[31]] = self.server_tsval.to_be_bytes();
-        [b[32], b[33]] = self.made.to_be_bytes();
+        [b[32], b[33]] = (self.made as u16).to_be_bytes();
         let t = tag(key, room, self, ends).to_be_bytes();
         let b = &mut room.bytes;
         [b[34], b[35], b[36], b[37], b[38], b[39]] = [t[0], t[1], t[2], t[3], t[4], t[5]];
@@ -159,10 +159,11 @@ impl HandoverOption {
     /// Reads an option; `None` when kind, length, version or a reserved bit is not as above.
     ///
     /// The three numbers come from the header's sequence number, acknowledgment field and urgent
-    /// pointer. The tag is not checked here: see [`tag_is_right`](Self::tag_is_right).
+    /// pointer. Of all times that end with the option's bits, it is taken to be made at the one nearest to `now` (Unix
+    /// seconds). The tag is not checked here: see [`tag_is_right`](Self::tag_is_right).
     #[inline(always)]
     #[must_use]
-    pub fn parse(b: &[u8; OPTION_LEN], seq: Seq, ack: Seq, urgent: u16) -> Option<Self> {
+    pub fn parse(b: &[u8; OPTION_LEN], seq: Seq, ack: Seq, urgent: u16, now: u32) -> Option<Self> {
         if b[0] != kind::DTS || b[1] != OPTION_LEN as u8 || b[2] >> 5 & 3 != VERSION {
             return None;
         }
@@ -202,15 +203,26 @@ impl HandoverOption {
             client_mss: u16::from_be_bytes([b[20], b[21]]),
             client_tsval: u32::from_be_bytes([b[24], b[25], b[26], b[27]]),
             server_tsval: u32::from_be_bytes([b[28], b[29], b[30], b[31]]),
-            made: u16::from_be_bytes([b[32], b[33]]),
+            made: nearest(u16::from_be_bytes([b[32], b[33]]), now),
         })
     }
 
     /// Whether the SYN was made within [`FRESHNESS_SECONDS`] of `now` (Unix seconds), either way.
     #[inline(always)]
     #[must_use]
-    pub const fn is_fresh(&self, now: u16) -> bool {
+    pub const fn is_fresh(&self, now: u32) -> bool {
         is_fresh(self.made, now)
+    }
+
+    /// The fingerprint of the handover: the same for all SYNs of it, whatever port they come from and whenever. A client's
+    /// next connection from the same port is another one, by its numbers.
+    #[inline(always)]
+    #[must_use]
+    pub fn print(&self, key: &[u8; 16]) -> u64 {
+        let [client, rest] = self.client.words_le();
+        let ends = (self.client_port as u64) << 16 | self.service as u64;
+        let isns = (self.client_isn.0 as u64) << 32 | self.server_isn.0 as u64;
+        siphash24_words(key, [client, rest, ends, isns])
     }
 
     /// Whether the tag in the option's bytes is the one that a member would have made.
@@ -252,13 +264,16 @@ impl HandoverOption {
 const TAG_MASK: u64 = !0xffff;
 
 /// The tag: SipHash-2-4 over both ends' addresses, the ends' and the client's ports, both ISNs, the option without its
-/// tag, and two zeros. Numbers are in network byte order.
+/// tag, and the first 16 bits of the time. Numbers are in network byte order.
+///
+/// Without these a frame that was recorded would be fresh once more every 65536 seconds.
 #[inline(always)]
 fn tag(key: &[u8; 16], room: &OptionRoom, o: &HandoverOption, ends: &HandoverEnds) -> u64 {
     let b = &room.bytes;
     let ([from, from_rest], [to, to_rest]) = (ends.from.words_le(), ends.to.words_le());
     let (p, c) = (ends.from_port.to_be_bytes(), o.client_port.to_be_bytes());
     let (x, y) = (o.client_isn.0.to_be_bytes(), o.server_isn.0.to_be_bytes());
+    let m = o.made.to_be_bytes();
     let words = [
         from,
         from_rest,
@@ -269,15 +284,23 @@ fn tag(key: &[u8; 16], room: &OptionRoom, o: &HandoverOption, ends: &HandoverEnd
         u64::from_le_bytes([b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11]]),
         u64::from_le_bytes([b[12], b[13], b[14], b[15], b[16], b[17], b[18], b[19]]),
         u64::from_le_bytes([b[20], b[21], b[22], b[23], b[24], b[25], b[26], b[27]]),
-        u64::from_le_bytes([b[28], b[29], b[30], b[31], b[32], b[33], 0, 0]),
+        u64::from_le_bytes([b[28], b[29], b[30], b[31], b[32], b[33], m[0], m[1]]),
     ];
     siphash24_words(key, words)
 }
 
-/// Whether two times of Unix seconds, modulo 65536, are no more than [`FRESHNESS_SECONDS`] apart.
+/// Whether two times, in Unix seconds, are no more than [`FRESHNESS_SECONDS`] apart.
 #[inline(always)]
-const fn is_fresh(made: u16, now: u16) -> bool {
-    now.wrapping_sub(made).wrapping_add(FRESHNESS_SECONDS) <= 2 * FRESHNESS_SECONDS
+const fn is_fresh(made: u32, now: u32) -> bool {
+    let most = FRESHNESS_SECONDS as u32;
+    now.wrapping_sub(made).wrapping_add(most) <= 2 * most
+}
+
+/// The time nearest to `now`, both in Unix seconds, whose last 16 bits are these.
+#[inline(always)]
+const fn nearest(last: u16, now: u32) -> u32 {
+    let ahead = last.wrapping_sub(now as u16) as i16;
+    now.wrapping_add(ahead as u32)
 }
 
 #[cfg(test)]
@@ -298,7 +321,7 @@ mod tests {
                     Addr::v6(v6)
                 })
             ],
-            any::<(u16, u32, u32, u16, u16, u32, u32, u16)>(),
+            any::<(u16, u32, u32, u16, u16, u32, u32, u32)>(),
             (0u32..16, prop_oneof![Just(0), Just(GREETED)]).prop_map(|(a, g)| a | g),
             0u8..=14,
             0u8..=14,
@@ -341,7 +364,7 @@ mod tests {
         #[test]
         fn an_option_survives_emit_and_parse(o in any_option()) {
             let mut room = sealed(&o);
-            let back = HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port);
+            let back = HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port, o.made);
             prop_assert_eq!(back, Some(o));
             prop_assert!(o.tag_is_right(&KEY, &ends(), &mut room));
         }
@@ -351,7 +374,7 @@ mod tests {
             let mut room = sealed(&o);
             room.bytes[bit / 8] ^= 1 << (bit % 8);
             let accepted =
-                HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port)
+                HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port, o.made)
                     .is_some_and(|o| o.tag_is_right(&KEY, &ends(), &mut room));
             prop_assert!(!accepted);
         }
@@ -369,7 +392,46 @@ mod tests {
 
         #[test]
         fn any_bytes_parse_or_are_refused(b: [u8; 40]) {
-            let _ = HandoverOption::parse(&b, Seq(0), Seq(0), 0);
+            let _ = HandoverOption::parse(&b, Seq(0), Seq(0), 0, 0);
+        }
+
+        #[test]
+        fn a_handover_is_fresh_for_half_a_minute(o in any_option(), away in 0u32..40) {
+            for now in [o.made.wrapping_add(away), o.made.wrapping_sub(away)] {
+                let mut room = sealed(&o);
+                let back = HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port, now);
+                let back = back.expect("well-formed");
+                prop_assert!(back.tag_is_right(&KEY, &ends(), &mut room));
+                prop_assert_eq!(back.is_fresh(now), away <= u32::from(FRESHNESS_SECONDS));
+            }
+        }
+
+        /// The option's sixteen bits of time are the same again after 65536 seconds.
+        #[test]
+        fn a_handover_is_fresh_once(o in any_option(), rounds in 1u32..1 << 16) {
+            let mut room = sealed(&o);
+            let now = o.made.wrapping_add(rounds << 16);
+            let back = HandoverOption::parse(&room.bytes, o.client_isn, o.server_isn, o.client_port, now);
+            prop_assert!(!back.expect("well-formed").tag_is_right(&KEY, &ends(), &mut room));
+        }
+
+        #[test]
+        fn all_syns_of_a_handover_have_its_fingerprint(o in any_option(), n in 1u32..) {
+            let print = o.print(&KEY);
+            let again = HandoverOption {
+                made: o.made.wrapping_add(n),
+                server_tsval: o.server_tsval.wrapping_add(n),
+                ..o
+            };
+            prop_assert_eq!(again.print(&KEY), print);
+            for other in [
+                HandoverOption { client_isn: o.client_isn.plus(n), ..o },
+                HandoverOption { server_isn: o.server_isn.plus(n), ..o },
+                HandoverOption { client_port: o.client_port ^ 1, ..o },
+                HandoverOption { service: o.service ^ 1, ..o },
+            ] {
+                prop_assert_ne!(other.print(&KEY), print);
+            }
         }
 
         #[test]
@@ -388,22 +450,15 @@ mod tests {
     }
 
     #[test]
-    fn freshness_wraps() {
-        let o = HandoverOption {
-            client: Addr::v4([198, 18, 0, 1]),
-            client_port: 1,
-            client_isn: Seq(0),
-            server_isn: Seq(0),
-            service: 1,
-            agreed: 0,
-            client_scale: 0,
-            announced_scale: 0,
-            client_mss: 0,
-            client_tsval: 0,
-            server_tsval: 0,
-            made: 65530,
-        };
-        assert!(o.is_fresh(65530) && o.is_fresh(5) && o.is_fresh(65500) && o.is_fresh(24));
-        assert!(!o.is_fresh(25) && !o.is_fresh(65499) && !o.is_fresh(30000));
+    fn the_nearest_time_is_taken() {
+        let same = [0x1_fffa, 0x1_fffa, 0x1_fffa];
+        for [last, now, time] in [
+            same,
+            [0xfffa, 0x2_0005, 0x1_fffa],
+            [5, 0x1_fffa, 0x2_0005],
+            [5, u32::MAX, 5],
+        ] {
+            assert_eq!(nearest(last as u16, now), time);
+        }
     }
 }

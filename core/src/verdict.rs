@@ -68,12 +68,14 @@ counted! {
         BadOption = "bad_option",
         /// A handover SYN whose authentication tag is wrong.
         BadTag = "bad_tag",
-        /// A handover SYN that was made too long ago, or by a node whose clock is wrong.
+        /// A handover SYN, or an adoption, that was made too long ago, or by a node whose clock is wrong.
         StaleHandover = "stale_handover",
         /// A handover SYN for a service that this node doesn't have.
         UnknownService = "unknown_service",
         /// A handover SYN for a flow that has been handed over here already.
         DuplicateHandover = "duplicate_handover",
+        /// A handover SYN that was accepted here before, of a connection that is over.
+        ReplayedHandover = "replayed_handover",
         /// A segment of a handover connection that this node knows nothing of.
         UnknownHandover = "unknown_handover",
         /// A late segment of a handover connection that needs no answer.

@@ -27,7 +27,7 @@ use dts_core::{
         NodeSettings, ServiceEntry,
         adoption::{Adoption, rules as rule, ruling, stage, track},
     },
-    handover::adoption::{self as option, Kind, Numbers},
+    handover::adoption::{self as option, Covered, Kind},
     segment::{ACK, FIN, RST, TcpHeader},
     seq::Seq,
     verdict::{Action, DropReason},
@@ -296,7 +296,8 @@ fn readdress(
 #[inline(never)]
 fn seal(segment: &Segment, kind: Kind, settings: &NodeSettings, room: &mut AdoptRoom) {
     let t = &segment.tcp.header;
-    let numbers = Numbers {
+    let covered = Covered {
+        target: room.record.target,
         seq: t.seq,
         ack: t.ack,
     };
@@ -315,7 +316,7 @@ fn seal(segment: &Segment, kind: Kind, settings: &NodeSettings, room: &mut Adopt
     option::emit(
         &settings.tag_key,
         &segment.flow,
-        numbers,
+        covered,
         (&adoption, unix),
         &mut room.option,
     );

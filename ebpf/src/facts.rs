@@ -37,10 +37,16 @@ pub fn now_ms() -> u32 {
     (ns / 1_000_000) as u32
 }
 
-/// Unix time in seconds, modulo 65536.
+/// The monotonic clock, in seconds.
 #[inline(always)]
-pub fn unix_seconds(s: &NodeSettings) -> u16 {
-    ((now_ns() / 1_000_000_000) as i64).wrapping_add(s.clock_offset) as u16
+pub fn now_seconds() -> u64 {
+    now_ns() / 1_000_000_000
+}
+
+/// Unix time in seconds.
+#[inline(always)]
+pub fn unix_seconds(s: &NodeSettings) -> u32 {
+    (now_seconds() as i64).wrapping_add(s.clock_offset) as u32
 }
 
 /// Unix time in milliseconds.

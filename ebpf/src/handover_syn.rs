@@ -19,7 +19,7 @@ use crate::{
     facts::{now_ms, unix_seconds},
     frame::{Segment, Skb, macs, options, replace_options, set_addresses},
     maps::{CONNECTIONS, PEERS, SERVICE_IDS, SYN_ROOM, SynRoom},
-    outcome,
+    memory, outcome,
 };
 
 /// A handover SYN: the only frame that creates state, and so the one that is authenticated.
@@ -27,7 +27,7 @@ use crate::{
 pub fn ingress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
     outcome(|| {
         let room = syn_room()?;
-        read_option(skb, segment, room)?;
+        read_option(skb, segment, room, settings)?;
         verify(room, settings)?;
         agree(room);
         let answered = note_handover(skb, room, settings, segment.tcp.header.window)?;
@@ -63,7 +63,12 @@ pub fn syn_room() -> Result<&'static mut SynRoom, DropReason> {
 
 /// Reads the DTS option of a handover SYN into the room.
 #[inline(never)]
-fn read_option(skb: Skb, segment: &Segment, room: &mut SynRoom) -> Result<(), DropReason> {
+fn read_option(
+    skb: Skb,
+    segment: &Segment,
+    room: &mut SynRoom,
+    settings: &NodeSettings,
+) -> Result<(), DropReason> {
     let (t, ip) = (&segment.tcp.header, &segment.ip);
     if t.header_len != 60 || t.payload != 0 {
         return Err(DropReason::BadOption);
@@ -72,8 +77,9 @@ fn read_option(skb: Skb, segment: &Segment, room: &mut SynRoom) -> Result<(), Dr
         return Err(DropReason::BadOption);
     };
     room.option_room.bytes = bytes;
-    let parsed = HandoverOption::parse(&room.option_room.bytes, t.seq, t.ack, t.urgent);
-    let Some(option) = parsed else {
+    let now = unix_seconds(settings);
+    let Some(option) = HandoverOption::parse(&room.option_room.bytes, t.seq, t.ack, t.urgent, now)
+    else {
         return Err(DropReason::BadOption);
     };
     room.option = option;
@@ -133,7 +139,11 @@ fn note_handover(
         return Err(DropReason::Malformed);
     };
     let found = entry(&room.flow, role::PROCESSING);
-    let decision = back::incoming_syn(&room.option, found.as_deref());
+    let mut place = None;
+    let decision = back::incoming_syn(&room.option, found.as_deref(), || {
+        place = memory::handed(&room.option, &mut room.print, settings);
+        place.is_none()
+    });
     match decision {
         IncomingSyn::Drop(reason) => return Err(reason),
         IncomingSyn::Again | IncomingSyn::Answer => {
@@ -169,6 +179,9 @@ fn note_handover(
                 return Err(DropReason::TableFull);
             }
             count_spliced();
+            if let Some(place) = place {
+                memory::remember(room.print, place);
+            }
         }
     }
     let peer = PeerKey {

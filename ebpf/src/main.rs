@@ -31,6 +31,7 @@ mod front;
 mod handover_syn;
 mod icmp;
 mod maps;
+mod memory;
 mod ndp;
 mod release;
 mod sockets;

@@ -14,8 +14,9 @@ use dts_core::{
         SweepRecord,
         adoption::{
             Adoption, COOKIE_KEYS as KEYS, CookieKey, INQUIRY_DATA, Inquiry, NodeSet,
-            REQUEST_NODES as NODES, RequestRing, RuleHost, RulePath, SEEN_BUCKETS, Seen, Target,
+            REQUEST_NODES as NODES, RequestRing, RuleHost, RulePath, Target,
         },
+        memory::{BUCKETS, Bucket, Place},
     },
     handover::{HandoverEnds, HandoverOption, OPTION_LEN, OptionRoom, release},
     head::{Bytes, Head},
@@ -118,9 +119,17 @@ pub static ADOPTIONS: LruHashMap<FlowKey, Adoption> = LruHashMap::with_max_entri
 #[map]
 pub static SPLICED: Array<u32> = Array::with_max_entries(2, 0);
 
-/// Requests that this node's servers have had: see [`Seen`].
+/// Requests that this node's servers have had, by flow and initial sequence number.
 #[map]
-pub static SEEN: Array<Seen> = Array::with_max_entries(SEEN_BUCKETS, 0);
+pub static SEEN: Array<Bucket> = Array::with_max_entries(BUCKETS, 0);
+
+/// Handovers that this node has accepted: [`HandoverOption::print`].
+#[map]
+pub static HANDED: Array<Bucket> = Array::with_max_entries(BUCKETS, 0);
+
+/// Room for a place in a bucket of `SEEN` or `HANDED`.
+#[map]
+pub static PLACE_ROOM: PerCpuArray<Place> = PerCpuArray::with_max_entries(1, 0);
 
 /// The cookies' keys.
 #[map]
@@ -309,6 +318,8 @@ pub struct SynRoom {
     pub flow: FlowKey,
     /// The entry to be made.
     pub entry: ConnEntry,
+    /// The handover's fingerprint.
+    pub print: u64,
 }
 
 /// A segment's options as they came, and as they are scanned and rewritten.

@@ -9,6 +9,7 @@ use dts_core::seq::Seq;
 use libfuzzer_sys::fuzz_target;
 
 const KEY: [u8; 16] = *b"a key for tests.";
+const NOW: u32 = 1_800_000_000;
 
 fuzz_target!(|bytes: &[u8]| {
     header(bytes);
@@ -42,7 +43,7 @@ fn handover(bytes: &[u8]) {
     let Some(option) = bytes.first_chunk::<OPTION_LEN>() else {
         return;
     };
-    let Some(parsed) = HandoverOption::parse(option, Seq(1), Seq(2), 3) else {
+    let Some(parsed) = HandoverOption::parse(option, Seq(1), Seq(2), 3, NOW) else {
         return;
     };
     let ends = HandoverEnds {
@@ -52,7 +53,7 @@ fn handover(bytes: &[u8]) {
     };
     let mut room = OptionRoom::default();
     parsed.emit(&KEY, &ends, &mut room);
-    let again = HandoverOption::parse(&room.bytes, Seq(1), Seq(2), 3);
+    let again = HandoverOption::parse(&room.bytes, Seq(1), Seq(2), 3, NOW);
     assert_eq!(again, Some(parsed));
     assert!(parsed.tag_is_right(&KEY, &ends, &mut room));
 }

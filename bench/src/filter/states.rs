@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::cookie::Terms;
 use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role, state};
-use dts_core::handover::adoption::{self, Kind, Numbers};
+use dts_core::handover::adoption::{self, Covered, Kind};
 use dts_core::handover::{
     AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom, release,
 };
@@ -185,7 +185,7 @@ fn handover_syn(flow: &FlowKey, (from, port): (Ipv4Addr, u16), key: [u8; 16]) ->
         client_mss: 1460,
         client_tsval: 1001,
         server_tsval: 5000,
-        made: unix() as u16,
+        made: unix(),
     };
     let (to, to_port) = handover_end();
     let ends = HandoverEnds {
@@ -222,12 +222,13 @@ pub(super) fn forged_adoptions(staged: &Staged, count: usize) -> anyhow::Result<
             track: 0,
             interval: 0,
         };
-        let numbers = Numbers {
+        let numbers = Covered {
+            target: Addr::v4(member(1).octets()),
             seq: Seq(X + 1),
             ack: Seq(Y + 1),
         };
         let mut room = release::Room::default();
-        adoption::emit(&[0; 16], flow, numbers, (&option, unix() as u16), &mut room);
+        adoption::emit(&[0; 16], flow, numbers, (&option, unix()), &mut room);
         Segment {
             to: LOOPBACK_MAC,
             from: member_mac(2),

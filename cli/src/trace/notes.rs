@@ -127,6 +127,7 @@ fn meaning(segment: &TraceSegment) -> Option<String> {
         "frozen" => "the inspector's, after the handover has begun",
         "after_handover" => "needless",
         "duplicate_request" => "its server has had it",
+        "replayed_handover" => "accepted before, and over",
         "moved_away" => "the old server's, after the request has moved",
         "lease_expired" => "the daemon is away or hangs",
         "no_neighbour" => return Some(format!("the link address of {peer} is not known yet")),

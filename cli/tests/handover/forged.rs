@@ -1,13 +1,11 @@
-//! What others forge: segments of a live connection, and handovers.
+//! What others forge: segments of a live connection, and handover frames at the front. [`crate::replayed`] has those at the
+//! back.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
 
-use dts_lab::{FileSet, Network, Place, Signal, sha256};
+use dts_lab::{FileSet, Network, Place, sha256};
 use dts_node::admin::{Role, State};
-use dts_node::config::service_id;
 use etherparse::TcpHeader;
 
 use crate::client::{Response, connect, head};
@@ -18,7 +16,6 @@ use crate::packet;
 
 crate::cases![
     forged_segments_of_a_live_connection,
-    forged_handovers,
     handover_frames_on_front,
 ];
 
@@ -113,61 +110,6 @@ fn forgeries(port: u16, client_isn: u32, server_isn: u32) -> Vec<packet::Packet>
         segments.extend(kinds.map(|tcp| packet::segment(from, vip(WEB), tcp)));
     }
     segments
-}
-
-/// Acceptance: 10,000 forged handover SYNs create nothing and are counted.
-fn forged_handovers(method: &'static Method) {
-    const EACH: u16 = 5000;
-    let cluster = Cluster::up(method, 3);
-    // The forger is where n3 was: in the back network, without a filter.
-    cluster.end_daemon(3, Signal::TERM);
-    let mut detach = Command::new(env!("CARGO_BIN_EXE_dts"));
-    detach
-        .args(["detach", "--config"])
-        .arg(cluster.daemon_config(3));
-    assert!(
-        cluster
-            .exec(Place::Node(3), &detach)
-            .unwrap()
-            .status
-            .success()
-    );
-
-    let to = SocketAddr::new(node_address(1, Network::Back), HANDOVER_PORT);
-    let member = node_address(2, Network::Back);
-    // The address of a tenth node, if there were one.
-    let stranger = node_address(10, Network::Back);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs() as u16;
-    let service = service_id(vip(WEB).ip(), WEB);
-    let mut random = fastrand::Rng::with_seed(5);
-    let mut forge = |from: IpAddr| -> Vec<_> {
-        (0..EACH)
-            .map(|number| {
-                let mut key = [0; 16];
-                random.fill(&mut key);
-                let from = SocketAddr::from((from, 20_000 + number));
-                packet::handover_syn(from, to, &packet::option(number, service, now), key)
-            })
-            .collect()
-    };
-    let frames = [forge(member), forge(stranger)].concat();
-    let counted = || ["bad_tag", "not_member"].map(|reason| cluster.drops(1, reason));
-    let before = counted();
-    packet::send(&cluster, Place::Node(3), &frames);
-
-    let after = counted();
-    let grown = [0, 1].map(|i| after[i] - before[i]);
-    assert_eq!(grown, [u64::from(EACH); 2], "bad tags, and not members");
-    assert_eq!(cluster.connections(1), [], "no entry");
-    let sockets = cluster.ss(Place::Node(1), &["-Htan"]).unwrap();
-    // The lab asks on loopback whether nginx is there.
-    let open = sockets
-        .lines()
-        .filter(|line| !line.starts_with("LISTEN") && !line.contains("127.0.0.1"));
-    assert_eq!(open.count(), 0, "no socket:\n{sockets}");
 }
 
 /// Acceptance: handover frames that arrive on front are dropped and counted.

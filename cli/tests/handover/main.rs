@@ -23,6 +23,7 @@ mod options;
 mod owners;
 mod packet;
 mod raw;
+mod replayed;
 mod requests;
 mod servers;
 mod uploads;
@@ -59,6 +60,7 @@ const BOTH: &[&[Case]] = &[
     requests::CASES,
     options::CASES,
     forged::CASES,
+    replayed::CASES,
     members::CASES,
     l4::CASES,
     greetings::CASES,

@@ -5,14 +5,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use dts_core::addr::Addr;
-use dts_core::handover::{HandoverEnds, HandoverOption, OptionRoom};
+use dts_core::addr::{Addr, FlowKey};
+use dts_core::cookie::Terms;
+use dts_core::handover::adoption::{self, Adoption, Covered, Kind};
+use dts_core::handover::{HandoverEnds, HandoverOption, OptionRoom, destination, release};
 use dts_core::seq::Seq;
 use dts_lab::{Family, Lab, Place};
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, TcpHeader};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::cluster::{client_address, family};
+use crate::cluster::{HANDOVER_PORT, client_address, family, vip};
 
 /// Packets that are sent before the receivers get a moment to take them.
 const BURST: usize = 100;
@@ -49,6 +51,138 @@ impl Packet {
             to,
             bytes: [&header, payload].concat(),
         }
+    }
+
+    /// The packet in a frame to this link address, if it is one that makes a connection there, by splice or adopt. Its checksum
+    /// may have been left to a network card.
+    pub(crate) fn handover(frame: &[u8], to: [u8; 6]) -> Option<Self> {
+        let packet = frame.strip_prefix(&to)?.get(8..)?;
+        let address = |at: usize, len: usize| packet.get(at..at + len);
+        let (to, len): (IpAddr, usize) = match family() {
+            Family::V4 if packet.first()? >> 4 == 4 => {
+                let octets: [u8; 4] = address(16, 4)?.try_into().ok()?;
+                let len = u16::from_be_bytes([packet[2], packet[3]]);
+                (octets.into(), len.into())
+            }
+            Family::V6 if packet.first()? >> 4 == 6 => {
+                let octets: [u8; 16] = address(24, 16)?.try_into().ok()?;
+                let len = u16::from_be_bytes([packet[4], packet[5]]);
+                (octets.into(), usize::from(len) + 40)
+            }
+            _ => return None,
+        };
+        let mut packet = Self {
+            to,
+            bytes: packet.get(..len)?.to_vec(),
+        };
+        let (option, tcp) = packet.places()?;
+        let (ports, flags) = (packet.bytes.get(tcp..tcp + 4)?, packet.bytes[tcp + 13]);
+        let syn = flags & 0x12 == 2 && ports[2..] == HANDOVER_PORT.to_be_bytes();
+        let adopted = option.is_some() && to == vip(0).ip();
+        (syn || adopted).then(|| {
+            packet.mend();
+            packet
+        })
+    }
+
+    /// Where an adoption's option is, if there is one, and where the TCP header is.
+    fn places(&self) -> Option<(Option<usize>, usize)> {
+        let b = &self.bytes;
+        Some(match (self.to, b.get(6)?) {
+            (IpAddr::V4(_), _) => match b[0] & 0x0f {
+                9 if b[9] == 6 && b[20] == release::IP_OPTION => (Some(20), 36),
+                5 if b[9] == 6 => (None, 20),
+                _ => return None,
+            },
+            (IpAddr::V6(_), &destination::NEXT_HEADER) => (Some(44), 40 + destination::LEN),
+            (IpAddr::V6(_), 6) => (None, 40),
+            _ => return None,
+        })
+    }
+
+    /// A copy with one bit changed of what its tag covers.
+    pub(crate) fn changed(&self, random: &mut fastrand::Rng) -> Self {
+        let mut copy = self.clone();
+        let (option, tcp) = copy.places().expect("a handover");
+        // The port it comes from, sequence and acknowledgment number, or what the option says (but not what kind of
+        // frame it is) and its tag.
+        let places: Vec<usize> = match option {
+            Some(option) => [0..2, 4..12]
+                .into_iter()
+                .flatten()
+                .map(|at| tcp + at)
+                .chain(option + 4..option + 16)
+                .collect(),
+            None => [0..2, 4..12, 18..20, 40..60]
+                .into_iter()
+                .flatten()
+                .map(|at| tcp + at)
+                .collect(),
+        };
+        let at = random.choice(&places).expect("some");
+        copy.bytes[*at] ^= 1 << random.u8(..8);
+        copy.mend();
+        copy
+    }
+
+    /// A copy of an adoption, to the node with this back address, for another port of the client's, made at this time (Unix
+    /// seconds) by who has this key.
+    pub(crate) fn sealed(&self, target: IpAddr, port: u16, made: u32, key: &[u8; 16]) -> Self {
+        let mut copy = self.clone();
+        let (Some(option), tcp) = copy.places().expect("a handover") else {
+            panic!("no adoption");
+        };
+        copy.bytes[tcp..tcp + 2].copy_from_slice(&port.to_be_bytes());
+        let word = |at: usize| {
+            let bytes = copy.bytes[tcp + at..].first_chunk();
+            Seq(u32::from_be_bytes(*bytes.expect("a TCP header")))
+        };
+        let covered = Covered {
+            target: Addr::from(target),
+            seq: word(4),
+            ack: word(8),
+        };
+        let flow = FlowKey {
+            remote: Addr::from(client_address()),
+            local: Addr::from(self.to),
+            remote_port: port,
+            local_port: u16::from_be_bytes([copy.bytes[tcp + 2], copy.bytes[tcp + 3]]),
+        };
+        let says = Adoption {
+            kind: Kind::First,
+            terms: Terms {
+                mss: 1460,
+                agreed: dts_core::handover::AGREED_SACK,
+                client_scale: 0,
+            },
+            announced_scale: 7,
+            track: 0,
+            interval: 0,
+        };
+        let mut room = release::Room::default();
+        adoption::emit(key, &flow, covered, (&says, made), &mut room);
+        copy.bytes[option..option + 16].copy_from_slice(&room.bytes);
+        copy.mend();
+        copy
+    }
+
+    /// Puts the right checksum into the TCP header.
+    fn mend(&mut self) {
+        let (_, at) = self.places().expect("TCP");
+        let b = &self.bytes;
+        let (tcp, payload) = TcpHeader::from_slice(&b[at..]).expect("a TCP header");
+        let checksum = match self.to {
+            IpAddr::V4(to) => {
+                let from = *b[12..].first_chunk().expect("a header");
+                tcp.calc_checksum_ipv4_raw(from, to.octets(), payload)
+            }
+            IpAddr::V6(to) => {
+                let from = *b[8..].first_chunk().expect("a header");
+                tcp.calc_checksum_ipv6_raw(from, to.octets(), payload)
+            }
+        };
+        let checksum = checksum.expect("not too long").to_be_bytes();
+        self.bytes[at + 16..at + 18].copy_from_slice(&checksum);
     }
 
     /// Sends it.
@@ -217,7 +351,7 @@ pub(crate) fn handover_syn(
 }
 
 /// A handover's option for a client that isn't there.
-pub(crate) fn option(number: u16, service: u16, now: u16) -> HandoverOption {
+pub(crate) fn option(number: u16, service: u16, now: u32) -> HandoverOption {
     HandoverOption {
         client: Addr::from(stranger([0, 250])),
         client_port: number,

@@ -26,7 +26,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
 const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 77);
 
 /// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
-const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
+pub(crate) const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
 
 /// How long the kernel of a client waits before it repeats something.
 const REPEAT: Duration = Duration::from_millis(300);

@@ -20,7 +20,7 @@ pub const TIMESTAMP_MARGIN: u32 = 1000;
 /// repeated SYN is fresh, too.
 #[inline(always)]
 #[must_use]
-pub const fn option(h: &Handover, e: &ConnEntry, now: u32, made: u16) -> HandoverOption {
+pub const fn option(h: &Handover, e: &ConnEntry, now: u32, made: u32) -> HandoverOption {
     let since = now.wrapping_sub(e.server_ts_base);
     let greeted = if h.greeting != 0 { GREETED } else { 0 };
     HandoverOption {
@@ -208,16 +208,25 @@ pub enum IncomingSyn {
     Drop(DropReason),
 }
 
-/// Decides about a handover SYN by the entry that the flow has here.
+/// Decides about a handover SYN by the entry that the flow has here; where that is none of this handover's, `known` says
+/// whether this node has accepted the handover before.
+///
+/// Then its connection is over, or no server took it. There is no honest repetition of it but one: of a handover whose
+/// refusal was lost. That one is given up a little later.
 #[inline(always)]
 #[must_use]
-pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSyn {
+pub fn incoming_syn(
+    o: &HandoverOption,
+    entry: Option<&ConnEntry>,
+    known: impl FnOnce() -> bool,
+) -> IncomingSyn {
     match entry {
         Some(e) if e.client_isn == o.client_isn && e.server_isn == o.server_isn => match e.state {
             state::HANDING if e.has(flag::ANSWERED) => IncomingSyn::Answer,
             state::HANDING => IncomingSyn::Again,
             _ => IncomingSyn::Drop(DropReason::DuplicateHandover),
         },
+        _ if known() => IncomingSyn::Drop(DropReason::ReplayedHandover),
         _ => IncomingSyn::Accept,
     }
 }

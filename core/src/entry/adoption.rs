@@ -64,7 +64,7 @@ pub struct Adoption {
     pub since: u32,
     /// The rule's [`ruling`] that led to the target.
     pub ruling: u32,
-    /// Processing: the [`Seen`] fingerprint.
+    /// Processing: the request's fingerprint, a hash of the flow and the number before its first byte.
     pub print: u64,
     /// Inspecting: where the client's frames come from.
     pub mac: [u8; 6],
@@ -267,21 +267,8 @@ pub mod asks {
 /// How many bytes of data a record in `REQUESTS` has at the most. A longer segment takes several.
 pub const INQUIRY_DATA: usize = 2048;
 
-/// How many connections a bucket of `SEEN` remembers.
-pub const SEEN_BUCKET: usize = 8;
-
-/// The bits of a [`Seen`] value that are a time.
-pub const SEEN_TIME: u64 = (1 << 24) - 1;
-
-/// How long a request is remembered, in seconds: as long as its cookie is valid.
+/// How long a request is remembered in `SEEN`, in seconds: as long as its cookie is valid.
 pub const SEEN_SECONDS: u64 = crate::cookie::SLOT_SECONDS * (crate::cookie::VALID_SLOTS + 1);
-
-/// How many buckets `SEEN` has: a power of two.
-pub const SEEN_BUCKETS: u32 = 1 << 17;
-
-/// Requests that were given to this node's servers. Value of the map `SEEN`: fingerprints of flow and client ISN in the
-/// upper 40 bits, the time in seconds of the monotonic clock in the lower 24; 0 is free.
-pub type Seen = [u64; SEEN_BUCKET];
 
 const _: () = {
     assert!(size_of::<Adoption>() == 72);

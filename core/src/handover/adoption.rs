@@ -9,11 +9,11 @@
 //! `scales`: the client's window scale, and the one that it was told, four bits each. `class`: the client's segment size,
 //! as in [`crate::cookie`]. `track`: the [`track`](crate::entry::adoption::track) bits of the request. `interval`: what is
 //! added to the timestamp that the segment echoes to get the server's present one, in milliseconds. `time`: Unix time in units of 8 seconds, modulo 32. The tag is a truncated SipHash-2-4 of the
-//! flow, the segment's sequence and acknowledgment numbers and the option. The segment's data is not covered: whoever can
+//! flow, the segment's sequence and acknowledgment numbers, the target, the option and the whole time. The segment's data is not covered: whoever can
 //! change frames on the back network can change a server's answers as well.
 
 use super::{AGREED, TAG_MASK, release};
-use crate::addr::FlowKey;
+use crate::addr::{Addr, FlowKey};
 use crate::cookie::Terms;
 use crate::seq::Seq;
 use crate::siphash::siphash24_words;
@@ -56,9 +56,12 @@ impl Kind {
     }
 }
 
-/// The numbers of the segment that carries the option, which the tag covers.
+/// What the tag covers besides the flow and the option: the numbers of the segment that carries it, and a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Numbers {
+pub struct Covered {
+    /// The back address of the target: the node that the segment is sent to, or that sends it back. To another node it
+    /// says nothing.
+    pub target: Addr,
     /// The sequence number.
     pub seq: Seq,
     /// The acknowledgment number.
@@ -81,20 +84,29 @@ pub struct Adoption {
 }
 
 /// How far the time in an option may be from the present, in its units: half a minute, and the clocks' difference.
-const FRESH: u8 = 4;
+const FRESH: u32 = 4;
 
 /// The time of an option: `unix` in seconds.
-const fn units(unix: u16) -> u8 {
-    (unix >> 3) as u8 & 31
+const fn units(unix: u32) -> u32 {
+    unix >> 3
 }
 
-/// Writes the option's bytes, with their tag; `unix` is Unix time in seconds, modulo 65536.
+/// Why an option is not to be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It is not one of this cluster's, or more than two minutes old.
+    Forged,
+    /// It was made too long ago, or by a node whose clock is wrong.
+    Stale,
+}
+
+/// Writes the option's bytes, with their tag; `unix` is Unix time in seconds.
 #[inline(always)]
 pub fn emit(
     key: &[u8; 16],
     flow: &FlowKey,
-    numbers: Numbers,
-    (adoption, unix): (&Adoption, u16),
+    covered: Covered,
+    (adoption, unix): (&Adoption, u32),
     room: &mut release::Room,
 ) {
     let terms = &adoption.terms;
@@ -102,43 +114,62 @@ pub fn emit(
     [b[0], b[1], b[2]] = [release::IP_OPTION, release::LEN as u8, super::VERSION];
     b[3] = adoption.kind.byte();
     b[4] = terms.client_scale << 4 | adoption.announced_scale & 0x0f;
-    b[5] = terms.class() << 5 | units(unix);
+    b[5] = terms.class() << 5 | units(unix) as u8 & 31;
     b[6] = terms.agreed as u8;
     b[7] = adoption.track;
     [b[8], b[9]] = adoption.interval.to_be_bytes();
-    let t = tag(key, flow, numbers, room).to_be_bytes();
+    let t = tag(key, flow, covered, units(unix), room).to_be_bytes();
     let b = &mut room.bytes;
     [b[10], b[11], b[12], b[13], b[14], b[15]] = [t[0], t[1], t[2], t[3], t[4], t[5]];
 }
 
-/// What the option says, when it is well-formed, fresh and rightly tagged.
+/// What the option says.
+///
+/// # Errors
+///
+/// When it is not well-formed, rightly tagged and fresh.
 #[inline(always)]
-#[must_use]
 pub fn verify(
     key: &[u8; 16],
     flow: &FlowKey,
-    numbers: Numbers,
-    unix: u16,
+    covered: Covered,
+    unix: u32,
     room: &mut release::Room,
-) -> Option<Adoption> {
-    let adoption = parse(room, unix)?;
+) -> Result<Adoption, Refusal> {
+    let Some(adoption) = parse(room) else {
+        return Err(Refusal::Forged);
+    };
+    let ahead = ahead(room, unix);
+    let made = units(unix).wrapping_add(ahead as u32);
     let b = &room.bytes;
     let given = u64::from_be_bytes([b[10], b[11], b[12], b[13], b[14], b[15], 0, 0]);
-    (tag(key, flow, numbers, room) & TAG_MASK == given).then_some(adoption)
+    if tag(key, flow, covered, made, room) & TAG_MASK != given {
+        return Err(Refusal::Forged);
+    }
+    if ahead.unsigned_abs() > FRESH {
+        return Err(Refusal::Stale);
+    }
+    Ok(adoption)
+}
+
+/// How far the option's time is ahead of `unix`, in its units. Of all times that end with the option's bits, it is taken to
+/// be the one nearest to that.
+#[inline(always)]
+const fn ahead(room: &release::Room, unix: u32) -> i32 {
+    let ahead = room.bytes[5].wrapping_sub(units(unix) as u8) & 31;
+    (ahead as i32 ^ 16) - 16
 }
 
 /// Reads the option; its tag is not looked at.
 #[inline(always)]
-fn parse(room: &release::Room, unix: u16) -> Option<Adoption> {
+fn parse(room: &release::Room) -> Option<Adoption> {
     let b = &room.bytes;
     if b[0] != release::IP_OPTION || b[1] != release::LEN as u8 || b[2] != super::VERSION {
         return None;
     }
     let kind = Kind::of(b[3])?;
-    let age = units(unix).wrapping_sub(b[5]) & 31;
-    let fresh = age <= FRESH || age >= 32 - FRESH;
     let (client_scale, announced_scale) = (b[4] >> 4, b[4] & 0x0f);
-    if !fresh || client_scale > 14 || announced_scale > 14 || b[6] & !(AGREED as u8) != 0 {
+    if client_scale > 14 || announced_scale > 14 || b[6] & !(AGREED as u8) != 0 {
         return None;
     }
     Some(Adoption {
@@ -150,6 +181,13 @@ fn parse(room: &release::Room, unix: u16) -> Option<Adoption> {
     })
 }
 
+/// Whether the option, which is an adoption's, says that a target sends the segment back.
+#[inline(always)]
+#[must_use]
+pub const fn comes_back(room: &release::Room) -> bool {
+    matches!(Kind::of(room.bytes[3]), Some(Kind::Refused | Kind::Unable))
+}
+
 /// Whether an option of sixteen bytes is an adoption's, as far as its fourth byte tells.
 #[inline(always)]
 #[must_use]
@@ -158,19 +196,24 @@ pub const fn is_adoption(fourth: u8) -> bool {
 }
 
 #[inline(always)]
-fn tag(key: &[u8; 16], flow: &FlowKey, numbers: Numbers, room: &release::Room) -> u64 {
+fn tag(key: &[u8; 16], flow: &FlowKey, covered: Covered, made: u32, room: &release::Room) -> u64 {
     let b = &room.bytes;
     let ([remote, remote_rest], [local, local_rest]) =
         (flow.remote.words_le(), flow.local.words_le());
+    let [target, target_rest] = covered.target.words_le();
     let ports = (flow.remote_port as u64) << 16 | flow.local_port as u64;
     let words = [
         remote,
         remote_rest,
         local,
         local_rest,
-        (numbers.seq.0 as u64) << 32 | numbers.ack.0 as u64,
+        (covered.seq.0 as u64) << 32 | covered.ack.0 as u64,
+        target,
+        target_rest,
         u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
         u64::from_le_bytes([b[8], b[9], 0, 0, 0, 0, 0, b'A']) ^ ports << 16,
+        // A frame that was recorded would be fresh once more every 256 seconds.
+        made as u64,
     ];
     siphash24_words(key, words)
 }
@@ -178,7 +221,6 @@ fn tag(key: &[u8; 16], flow: &FlowKey, numbers: Numbers, room: &release::Room) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Addr;
     use crate::cookie::MSS_CLASSES;
     use proptest::prelude::*;
 
@@ -189,7 +231,8 @@ mod tests {
         remote_port: 5555,
         local_port: 80,
     };
-    const NUMBERS: Numbers = Numbers {
+    const COVERED: Covered = Covered {
+        target: Addr::v4([198, 18, 1, 12]),
         seq: Seq(8),
         ack: Seq(1000),
     };
@@ -224,44 +267,59 @@ mod tests {
             )
     }
 
-    fn sealed(adoption: &Adoption, unix: u16) -> release::Room {
+    fn sealed(adoption: &Adoption, unix: u32) -> release::Room {
         let mut room = release::Room::default();
-        emit(&KEY, &FLOW, NUMBERS, (adoption, unix), &mut room);
+        emit(&KEY, &FLOW, COVERED, (adoption, unix), &mut room);
         room
     }
 
     proptest! {
         #[test]
-        fn an_adoption_survives_emit_and_verify(a in any_adoption(), unix: u16, later in 0u16..24) {
+        fn an_adoption_survives_emit_and_verify(a in any_adoption(), unix: u32, later in 0u32..24) {
             let mut room = sealed(&a, unix);
             prop_assert!(is_adoption(room.bytes[3]));
-            let found = verify(&KEY, &FLOW, NUMBERS, unix.wrapping_add(later), &mut room);
-            prop_assert_eq!(found, Some(a));
-            prop_assert_eq!(verify(&KEY, &FLOW, NUMBERS, unix.wrapping_add(48), &mut room), None);
+            let found = verify(&KEY, &FLOW, COVERED, unix.wrapping_add(later), &mut room);
+            prop_assert_eq!(found, Ok(a));
+            let found = verify(&KEY, &FLOW, COVERED, unix.wrapping_sub(later), &mut room);
+            prop_assert_eq!(found, Ok(a));
+            for away in [48, 100u32, 48u32.wrapping_neg(), 100u32.wrapping_neg()] {
+                let found = verify(&KEY, &FLOW, COVERED, unix.wrapping_add(away), &mut room);
+                prop_assert_eq!(found, Err(Refusal::Stale));
+            }
+        }
+
+        /// Its five bits of time are the same again after 256 seconds.
+        #[test]
+        fn an_adoption_is_fresh_once(a in any_adoption(), unix: u32, rounds in 1u32..1 << 24) {
+            let mut room = sealed(&a, unix);
+            let found = verify(&KEY, &FLOW, COVERED, unix.wrapping_add(rounds << 8), &mut room);
+            prop_assert_eq!(found, Err(Refusal::Forged));
         }
 
         #[test]
-        fn any_changed_bit_is_noticed(a in any_adoption(), unix: u16, bit in 0usize..128) {
+        fn any_changed_bit_is_noticed(a in any_adoption(), unix: u32, bit in 0usize..128) {
             let mut room = sealed(&a, unix);
             room.bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(verify(&KEY, &FLOW, NUMBERS, unix, &mut room), None);
+            prop_assert_eq!(verify(&KEY, &FLOW, COVERED, unix, &mut room), Err(Refusal::Forged));
         }
 
         #[test]
         fn the_segment_is_covered(a in any_adoption(), n in 1u32..) {
             let mut room = sealed(&a, 0);
-            let seq = Numbers { seq: NUMBERS.seq.plus(n), ..NUMBERS };
-            prop_assert_eq!(verify(&KEY, &FLOW, seq, 0, &mut room), None);
-            let ack = Numbers { ack: NUMBERS.ack.plus(n), ..NUMBERS };
-            prop_assert_eq!(verify(&KEY, &FLOW, ack, 0, &mut room), None);
+            let seq = Covered { seq: COVERED.seq.plus(n), ..COVERED };
+            prop_assert_eq!(verify(&KEY, &FLOW, seq, 0, &mut room), Err(Refusal::Forged));
+            let ack = Covered { ack: COVERED.ack.plus(n), ..COVERED };
+            prop_assert_eq!(verify(&KEY, &FLOW, ack, 0, &mut room), Err(Refusal::Forged));
+            let target = Covered { target: Addr::v4([198, 18, 1, 13]), ..COVERED };
+            prop_assert_eq!(verify(&KEY, &FLOW, target, 0, &mut room), Err(Refusal::Forged));
             let port = FlowKey { remote_port: FLOW.remote_port.wrapping_add(n as u16 | 1), ..FLOW };
-            prop_assert_eq!(verify(&KEY, &port, NUMBERS, 0, &mut room), None);
+            prop_assert_eq!(verify(&KEY, &port, COVERED, 0, &mut room), Err(Refusal::Forged));
         }
 
         #[test]
         fn any_bytes_are_refused(bytes: [u8; 16]) {
             let mut room = release::Room { bytes };
-            prop_assert_eq!(verify(&KEY, &FLOW, NUMBERS, 0, &mut room), None);
+            prop_assert_eq!(verify(&KEY, &FLOW, COVERED, 0, &mut room), Err(Refusal::Forged));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The filter of a node, as the eBPF programs are: it looks up, asks `dts_core::decide`, rewrites.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::decide::back::{self, Incoming, IncomingSyn, Outgoing};
@@ -111,6 +111,8 @@ pub(crate) struct Node {
     pub(crate) connections: HashMap<ConnKey, ConnEntry>,
     pub(crate) handovers: HashMap<u16, Handover>,
     peers: HashMap<(Addr, u16), FlowKey>,
+    /// The fingerprints of the handovers that were accepted.
+    handed: HashSet<u64>,
 }
 
 impl Facts for &Node {
@@ -139,6 +141,7 @@ impl Node {
             connections: HashMap::new(),
             handovers: HashMap::new(),
             peers: HashMap::new(),
+            handed: HashSet::new(),
         }
     }
 
@@ -340,7 +343,8 @@ impl Node {
     fn handover_syn(&mut self, mut packet: Packet) -> (Option<Packet>, Option<Packet>) {
         let t = packet.header;
         let bytes = *packet.options.bytes.first_chunk().expect("forty of 64");
-        let option = HandoverOption::parse(&bytes, t.seq, t.ack, t.urgent).expect("a DTS option");
+        let option =
+            HandoverOption::parse(&bytes, t.seq, t.ack, t.urgent, 0).expect("a DTS option");
         let ends = HandoverEnds {
             from: Addr::v4(packet.src),
             from_port: t.source,
@@ -354,7 +358,13 @@ impl Node {
             remote_port: option.client_port,
             local_port: WEB,
         };
-        match back::incoming_syn(&option, self.entry(flow, role::PROCESSING).map(|e| &*e)) {
+        let key = ConnKey {
+            flow,
+            role: role::PROCESSING,
+        };
+        let print = option.print(&KEY);
+        let known = || self.handed.contains(&print);
+        match back::incoming_syn(&option, self.connections.get(&key), known) {
             IncomingSyn::Drop(_) => return (None, None),
             IncomingSyn::Again => self.note_port(flow, ends.from, t.source),
             IncomingSyn::Answer => {
@@ -366,8 +376,8 @@ impl Node {
                 entry.peer = ends.from;
                 entry.peer_port = t.source;
                 entry.own = ends.to;
-                let role = role::PROCESSING;
-                self.connections.insert(ConnKey { flow, role }, entry);
+                self.connections.insert(key, entry);
+                self.handed.insert(print);
                 self.peers.insert((ends.from, t.source), flow);
             }
         }

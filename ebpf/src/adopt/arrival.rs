@@ -8,7 +8,7 @@ use dts_core::{
         role, service_kind, setting,
     },
     handover::{
-        adoption::{self as option, Kind, Numbers},
+        adoption::{self as option, Covered, Kind, Refusal},
         release::Room,
     },
     seq::Seq,
@@ -17,7 +17,7 @@ use dts_core::{
 
 use super::{
     adopt_room, known, make_reset, recall, record, refused, requests, rescue, rules,
-    seen::remember,
+    seen::{fingerprint, remember, seen},
     send_on,
     socket::{adopt, adopted, describe, is_no_service, make_socket, try_adopt},
 };
@@ -49,9 +49,12 @@ pub fn arrive(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
     }
     outcome(|| {
         let (segment, room) = (read(skb, ip)?, adopt_room()?);
+        find_target(segment, room, settings)?;
         let kind = verified(segment, room, settings);
-        if kind == FORGED {
-            return Err(DropReason::BadTag);
+        match kind {
+            FORGED => return Err(DropReason::BadTag),
+            STALE => return Err(DropReason::StaleHandover),
+            _ => {}
         }
         let (vip, port) = (&segment.flow.local, segment.flow.local_port);
         let Some(service) = service(settings, vip, port) else {
@@ -84,36 +87,61 @@ fn read(skb: Skb, ip: &Ip) -> Result<&'static mut Segment, DropReason> {
     Ok(segment)
 }
 
-/// What a frame is, its terms being in the room then; [`FORGED`] when its option is not one of this cluster's.
+/// Notes in the room's record which node a frame's tag must name: this one, or the one that the frame comes back from.
+#[inline(never)]
+fn find_target(
+    segment: &Segment,
+    room: &mut AdoptRoom,
+    settings: &NodeSettings,
+) -> Result<(), DropReason> {
+    room.record.target = settings.address;
+    if option::comes_back(&room.option) {
+        let Some(known) = record(segment) else {
+            return Err(DropReason::NoEntry);
+        };
+        if known.stage != stage::SENT {
+            return Err(DropReason::UnknownHandover);
+        }
+        room.record.target = known.target;
+    }
+    Ok(())
+}
+
+/// What a frame is, its terms being in the room then; [`FORGED`] when its option is not one of this cluster's, [`STALE`]
+/// when it is one of another time.
 ///
 /// A function of its own, because the hash wants the stack for itself. A number, because the kernel does not take the type
 /// information of an `Option` of this.
 #[inline(never)]
 fn verified(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) -> u32 {
-    let numbers = Numbers {
+    let covered = Covered {
+        target: room.record.target,
         seq: segment.tcp.header.seq,
         ack: segment.tcp.header.ack,
     };
     let verified = option::verify(
         &settings.tag_key,
         &segment.flow,
-        numbers,
+        covered,
         unix_seconds(settings),
         &mut room.option,
     );
     match verified {
-        Some(adoption) => {
+        Ok(adoption) => {
             room.terms = adoption.terms;
             room.record.track = adoption.track.into();
             room.interval = adoption.interval.into();
             adoption.kind as u32
         }
-        None => FORGED,
+        Err(Refusal::Forged) => FORGED,
+        Err(Refusal::Stale) => STALE,
     }
 }
 
 /// No kind of a frame.
 const FORGED: u32 = u32::MAX;
+/// Another one.
+const STALE: u32 = u32::MAX - 1;
 const FIRST: u32 = Kind::First as u32;
 const NEXT: u32 = Kind::Next as u32;
 const REFUSED: u32 = Kind::Refused as u32;
@@ -153,7 +181,8 @@ fn turn_round(skb: Skb) -> Result<(), DropReason> {
 #[inline(never)]
 fn seal_refusal(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings) {
     let t = &segment.tcp.header;
-    let numbers = Numbers {
+    let covered = Covered {
+        target: settings.address,
         seq: t.seq,
         ack: t.ack,
     };
@@ -171,7 +200,7 @@ fn seal_refusal(segment: &Segment, room: &mut AdoptRoom, settings: &NodeSettings
     option::emit(
         &settings.tag_key,
         &segment.flow,
-        numbers,
+        covered,
         (&adoption, unix_seconds(settings)),
         &mut room.option,
     );
@@ -198,7 +227,12 @@ fn first(
         let alive = !matches!(sk.kind(), Socket::None);
         drop(sk);
         if alive && !is_of(segment, record(segment)) {
-            // A socket of an older connection, which its client has forgotten.
+            // A socket of an older connection, which its client has forgotten. Or this is a copy of an older one's request.
+            room.record.client_isn = segment.tcp.header.seq.minus(1);
+            fingerprint(segment, room, settings);
+            if seen(room.record.print) {
+                return Err(DropReason::DuplicateRequest);
+            }
             let Some(expected) = expected else {
                 return Err(DropReason::NotAdopted);
             };

@@ -52,7 +52,9 @@ pub(super) fn handover_syn<'a>(
 /// What a handover SYN says; `None` for a segment without the option.
 pub fn dts_option(segment: &Segment) -> Option<HandoverOption> {
     let bytes: &[u8; OPTION_LEN] = segment.options.raw.as_slice().try_into().ok()?;
-    HandoverOption::parse(bytes, Seq(segment.seq), Seq(segment.ack), segment.urgent)
+    let (seq, ack) = (Seq(segment.seq), Seq(segment.ack));
+    let now = segment.time.as_secs() as u32;
+    HandoverOption::parse(bytes, seq, ack, segment.urgent, now)
 }
 
 /// The server's own initial sequence number: what the filter hands to the processing node's stack in

@@ -52,7 +52,7 @@ const PROGRAMS: [&str; 7] = [
 ];
 
 /// The maps that outlive the daemon.
-const PINNED: [&str; 26] = [
+const PINNED: [&str; 27] = [
     "NODE",
     "LEASE",
     "RING",
@@ -69,6 +69,7 @@ const PINNED: [&str; 26] = [
     "ADOPTIONS",
     "SPLICED",
     "SEEN",
+    "HANDED",
     "COOKIE_KEYS",
     "TARGETS",
     "NODE_SETS",

@@ -5,7 +5,7 @@ use dts_core::addr::FlowKey;
 use dts_core::cookie::{self, SynAck, Terms};
 use dts_core::entry::adoption::{Adoption, NodeSet, Target, rules, ruling, stage};
 use dts_core::entry::{ServiceEntry, ServiceKey, service_kind};
-use dts_core::handover::adoption::{self as option, Kind, Numbers};
+use dts_core::handover::adoption::{self as option, Covered, Kind};
 use dts_core::handover::{AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, release};
 use dts_core::ring::{RingHash, RingPoint};
 use dts_core::seq::Seq;
@@ -163,8 +163,23 @@ pub(crate) fn record(first: &Tcp, stage: u32, target: [u8; 4]) -> Adoption {
     }
 }
 
-/// The option of a segment's adoption frame, tagged with `key`, `ago` seconds ago.
-pub(crate) fn option_of(segment: &Tcp, kind: Kind, key: [u8; 16], ago: u16) -> Vec<u8> {
+/// The option of a segment's adoption frame to this node, tagged with `key`, `ago` seconds ago.
+pub(crate) fn option_of(segment: &Tcp, kind: Kind, key: [u8; 16], ago: u32) -> Vec<u8> {
+    // What comes back is from the node that most records name.
+    let target = match kind {
+        Kind::Refused | Kind::Unable => OTHER,
+        Kind::First | Kind::Next | Kind::Later => OWN,
+    };
+    option_to(target, segment, kind, (key, ago))
+}
+
+/// The option of a frame to another target, or from it.
+pub(crate) fn option_to(
+    target: [u8; 4],
+    segment: &Tcp,
+    kind: Kind,
+    (key, ago): ([u8; 16], u32),
+) -> Vec<u8> {
     let adoption = option::Adoption {
         kind,
         terms: TERMS,
@@ -177,7 +192,7 @@ pub(crate) fn option_of(segment: &Tcp, kind: Kind, key: [u8; 16], ago: u16) -> V
     option::emit(
         &key,
         &flow_of(segment),
-        numbers(segment),
+        covered(segment, target),
         (&adoption, made),
         &mut room,
     );
@@ -194,11 +209,16 @@ pub(crate) fn sent_here(segment: &Tcp, kind: Kind) -> Tcp {
     }
 }
 
-/// What an adoption frame's option, the first one, says; `segment` is the client's.
-pub(crate) fn read_option(frame: &[u8], segment: &Tcp) -> Option<option::Adoption> {
+/// What an adoption frame's option, the first one, says, if it is one to this target, or from it; `segment` is the client's.
+pub(crate) fn read_option(
+    frame: &[u8],
+    segment: &Tcp,
+    target: [u8; 4],
+) -> Option<option::Adoption> {
     let bytes = option_bytes(frame)?;
     let mut room = release::Room { bytes };
-    option::verify(&KEY, &flow_of(segment), numbers(segment), now(), &mut room)
+    let covered = covered(segment, target);
+    option::verify(&KEY, &flow_of(segment), covered, now(), &mut room).ok()
 }
 
 /// A client's frame's first IP option, of sixteen bytes, as IPv4 has it.
@@ -221,8 +241,9 @@ pub(crate) fn flow_of(segment: &Tcp) -> FlowKey {
     }
 }
 
-fn numbers(segment: &Tcp) -> Numbers {
-    Numbers {
+fn covered(segment: &Tcp, target: [u8; 4]) -> Covered {
+    Covered {
+        target: addr(target),
         seq: Seq(segment.seq),
         ack: Seq(segment.ack),
     }

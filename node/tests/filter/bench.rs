@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::world::addr;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use dts_core::addr::FlowKey;
 use dts_core::entry::{
-    ConnEntry, ConnKey, NodeSettings, ServiceEntry, ServiceKey, SweepRecord, role, service_kind,
-    sweep,
+    ConnEntry, ConnKey, NodeSettings, ServiceEntry, ServiceKey, SweepRecord, memory, role,
+    service_kind, sweep,
 };
 use dts_core::handover::{AGREED, HandoverEnds, HandoverOption, OptionRoom, release};
 use dts_core::ring::{RingHashSpec, RingPoint};
@@ -67,6 +67,7 @@ pub(crate) const REDIRECT: i32 = 7;
 pub(crate) struct Bench {
     pub(crate) filter: Filter,
     requests: RefCell<RingBuf<MapData>>,
+    handed: RefCell<Array<MapData, memory::Bucket>>,
     pins: PathBuf,
 }
 
@@ -83,9 +84,12 @@ impl Bench {
         prepare_bpf(&pins).expect("a BPF file system");
         let filter = Filter::load(&pins, connections).expect("the kernel takes the filter");
         let requests = RefCell::new(filter.take_requests().expect("taken once"));
+        let handed = MapData::from_pin(pins.join("HANDED")).expect("pinned");
+        let handed = Array::try_from(Map::Array(handed)).expect("an array of buckets");
         let bench = Self {
             filter,
             requests,
+            handed: RefCell::new(handed),
             pins,
         };
         bench.set_up();
@@ -152,9 +156,24 @@ impl Bench {
         self.filter.set_lease(until).expect("a lease");
     }
 
-    /// Forgets every connection of the spliced way. What is known of adopted ones stays until there is
-    /// no room for it: rows have flows of their own.
+    /// Forgets every connection of the spliced way, and the handover of most rows. What is known of adopted ones stays
+    /// until there is no room for it: rows have flows of their own.
     pub(crate) fn clear(&self) {
+        self.end_all();
+        self.forget(&option(&flow(40_000, WEB)));
+    }
+
+    /// Forgets that a handover was accepted.
+    pub(crate) fn forget(&self, option: &HandoverOption) {
+        let mut handed = self.handed.borrow_mut();
+        for index in memory::buckets(option.print(&KEY)) {
+            let set = handed.set(index, memory::Bucket::default(), 0);
+            set.expect("an element of the array");
+        }
+    }
+
+    /// Removes the entries, as if all connections were over.
+    pub(crate) fn end_all(&self) {
         let all = self.filter.connections().expect("connections");
         let mut records: Vec<_> = all
             .iter()
@@ -203,7 +222,9 @@ impl Bench {
     /// Makes the processing entry of a flow, as a handover SYN from `port` of the peer does, and then what
     /// `change` makes of it.
     pub(crate) fn processing(&self, flow: FlowKey, port: u16, change: impl FnOnce(&mut ConnEntry)) {
-        let frame = handover_syn(&option(&flow), PEER, port, KEY).frame();
+        let option = option(&flow);
+        self.forget(&option);
+        let frame = handover_syn(&option, PEER, port, KEY).frame();
         let (result, _) = self.run("back_ingress", &frame);
         assert_eq!(
             result, REDIRECT,
@@ -273,9 +294,9 @@ pub(crate) fn ip(arguments: &str) {
     assert!(status.expect("ip of iproute2").success(), "{command:?}");
 }
 
-/// Seconds of the bench's Unix time, modulo 65536.
-pub(crate) fn now() -> u16 {
-    clock_gettime(ClockId::Monotonic).tv_sec as u16
+/// Seconds of the bench's Unix time.
+pub(crate) fn now() -> u32 {
+    clock_gettime(ClockId::Monotonic).tv_sec as u32
 }
 
 /// The flow of a client's port to a port of the VIP.

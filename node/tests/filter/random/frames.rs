@@ -1,6 +1,7 @@
 //! Frames that could be real, and what becomes of them when something goes wrong.
 
 use super::*;
+use crate::bench::now;
 
 /// A frame for a program, and its mark: one that could be real, most of the time changed.
 pub(super) fn any_frame(rng: &mut fastrand::Rng) -> (&'static str, u32, Vec<u8>) {
@@ -240,7 +241,7 @@ fn from_peer(rng: &mut fastrand::Rng) -> Vec<u8> {
         0..3 => {
             let mut o = option(&flow);
             match rng.u8(0..6) {
-                0 => o.made = rng.u16(..),
+                0 => o.made = now().wrapping_sub(rng.u32(..1 << 17)),
                 1 => o.service = rng.u16(..),
                 2 => o.server_isn = Seq(rng.u32(..)),
                 _ => {}

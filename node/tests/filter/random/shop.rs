@@ -7,7 +7,7 @@ use dts_core::segment::{CWR, ECE};
 use super::frames::{near, some_flags, some_options, with_ip_options};
 use super::*;
 use crate::adopting::{
-    LO_MAC, LOST, OTHER, TERMS, answering, cookie_of, option_of, record, unix_ms,
+    LO_MAC, LOST, OTHER, TERMS, answering, cookie_of, option_to, record, unix_ms,
 };
 
 /// Stages of the flows' connections, and who has them.
@@ -125,7 +125,7 @@ fn adoption(rng: &mut fastrand::Rng, flow: &FlowKey) -> Tcp {
     let kind = *rng.choice(&kinds).expect("some");
     let (key, ago) = match rng.u8(0..12) {
         0 => ([0; 16], 0),
-        1 => (KEY, rng.u16(..)),
+        1 => (KEY, rng.u32(..256)),
         _ => (KEY, 0),
     };
     let dst = match rng.u8(0..16) {
@@ -136,7 +136,12 @@ fn adoption(rng: &mut fastrand::Rng, flow: &FlowKey) -> Tcp {
         _ => segment.dst,
     };
     let segment = Tcp { dst, ..segment };
-    let mut ip_options = option_of(&segment, kind, key, ago);
+    let target = match kind {
+        Kind::Refused | Kind::Unable => *rng.choice(&[OTHER, PEER]).expect("some"),
+        _ if rng.u8(..) < 10 => OTHER,
+        _ => OWN,
+    };
+    let mut ip_options = option_to(target, &segment, kind, (key, ago));
     ip_options.extend(&segment.ip_options);
     ip_options.truncate(40);
     Tcp {

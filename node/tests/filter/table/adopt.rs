@@ -111,7 +111,12 @@ fn sent_on(segment: &Tcp, kind: Kind, mac: Mac) -> (Action, Out) {
 
 /// The frame is the segment with an option of this kind and link-layer addresses to and from.
 fn is_adoption(out: &[u8], segment: &Tcp, kind: Kind, (to, from): (Mac, Mac)) {
-    let says = read_option(out, segment).expect("an option that is right");
+    let target = match kind {
+        Kind::Refused | Kind::Unable => OWN,
+        _ if to == OTHER_MAC => OTHER,
+        _ => PEER,
+    };
+    let says = read_option(out, segment, target).expect("an option that is right");
     assert_eq!((says.kind, says.announced_scale), (kind, 7));
     assert_eq!(says.terms, TERMS);
     let expected = Tcp {

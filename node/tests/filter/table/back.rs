@@ -14,8 +14,8 @@ use super::{
     frame, frozen, handing, handover, inspected, outgoing, placed, sack, same_as, to, web,
 };
 use crate::bench::{
-    BACK_MAC, Bench, DATA, KEY, OWN, PEER, PEER_MAC, STRANGER, VIP, W, WEB, X, Y, client, flow,
-    handover_syn, now, option, own, peer, released, syn, timestamps,
+    BACK_MAC, Bench, DATA, KEY, OWN, PEER, PEER_MAC, REDIRECT, STRANGER, VIP, W, WEB, X, Y, client,
+    flow, handover_syn, now, option, own, peer, released, server, syn, timestamps,
 };
 use crate::frame::{ETH, Ip, Tcp, fragment};
 use crate::world::{addr, back_ip_len};

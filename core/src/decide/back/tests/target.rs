@@ -228,8 +228,8 @@ fn incoming_syn_table_is_exhaustive() {
         Direct,
     }
     for has in [Has::Nothing, Has::Handing, Has::Answered, Has::Direct] {
-        for (same_client, same_server) in
-            [(false, false), (false, true), (true, false), (true, true)]
+        for (same_client, same_server, known) in
+            (0..8).map(|n| (n & 1 != 0, n & 2 != 0, n & 4 != 0))
         {
             let pick = |same, isn: Seq| if same { isn } else { isn.plus(1) };
             let option = HandoverOption {
@@ -255,19 +255,31 @@ fn incoming_syn_table_is_exhaustive() {
                 }),
                 Has::Direct => Some(entry(state::DIRECT)),
             };
+            let other = match known {
+                // It was accepted, and is over: whoever sends it again recorded it.
+                true => IncomingSyn::Drop(DropReason::ReplayedHandover),
+                false => IncomingSyn::Accept,
+            };
             let expected = match (has, same_client, same_server) {
-                (Has::Nothing, false | true, false | true) => IncomingSyn::Accept,
+                (Has::Nothing, false | true, false | true) => other,
                 // The inspecting node tries again, or from another port.
                 (Has::Handing, true, true) => IncomingSyn::Again,
                 // It has lost our answer.
                 (Has::Answered, true, true) => IncomingSyn::Answer,
                 // A late copy: the server's connection is the client's by now.
                 (Has::Direct, true, true) => IncomingSyn::Drop(DropReason::DuplicateHandover),
-                // An authenticated handover of another connection: the old one is over.
+                // An authenticated handover of another connection: the old one is over. Or, if it is known, the one
+                // that it is of: the connection that is here must not make way for it.
                 (Has::Handing | Has::Answered | Has::Direct, false, false | true)
-                | (Has::Handing | Has::Answered | Has::Direct, true, false) => IncomingSyn::Accept,
+                | (Has::Handing | Has::Answered | Has::Direct, true, false) => other,
             };
-            assert_eq!(incoming_syn(&option, e.as_ref()), expected, "{has:?}");
+            let mut asked = false;
+            let decided = incoming_syn(&option, e.as_ref(), || {
+                asked = true;
+                known
+            });
+            assert_eq!(decided, expected, "{has:?}");
+            assert_eq!(asked, expected == other, "{has:?}: only when it matters");
         }
     }
 }

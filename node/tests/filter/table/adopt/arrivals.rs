@@ -6,7 +6,7 @@ use dts_core::segment::ACK;
 use dts_core::seq::Seq;
 
 use super::*;
-use crate::adopting::{SHOP_ID, flow_of};
+use crate::adopting::{SHOP_ID, flow_of, option_to};
 
 pub(super) fn rows() -> Vec<Row> {
     [at_target(), forged(), comes_back(), unable(), by_daemon()]
@@ -122,9 +122,22 @@ fn forged() -> Vec<Row> {
         drop(
             "a frame that is kept for a minute",
             with(option_of(&first, Kind::First, KEY, 60)),
+            DropReason::StaleHandover,
+        ),
+        drop(
+            "a frame that is kept until its bits of time are the present ones again",
+            with(option_of(&first, Kind::First, KEY, 256)),
             DropReason::BadTag,
         ),
         drop("another kind", changed(3, 1), DropReason::BadTag),
+        drop(
+            "a request that was sent to another node",
+            Tcp {
+                ip_options: option_to(OTHER, &first, Kind::First, (KEY, 0)),
+                ..sent_here(&first, Kind::First)
+            },
+            DropReason::BadTag,
+        ),
         drop("other terms", changed(4, 0x10), DropReason::BadTag),
         drop("a wrong tag", changed(15, 1), DropReason::BadTag),
         drop(
@@ -176,8 +189,13 @@ fn comes_back() -> Vec<Row> {
             and(bench);
         }
     };
-    let [rescued, local, hard, last, twice] = [(); 5].map(|()| fresh_request());
+    let [rescued, local, hard, last, twice, late] = [(); 6].map(|()| fresh_request());
     let to_default = known(&last, stage::SENT, PEER);
+    let by_default = Tcp {
+        ip_options: option_to(PEER, &last, Kind::Refused, (KEY, 0)),
+        ..sent_here(&last, Kind::Refused)
+    };
+    let elsewhere = known(&late, stage::SENT, PEER);
     let (kept, forgotten) = (rescued.clone(), last.clone());
     let undecided = known(&twice, stage::UNDECIDED, [0; 4]);
     let later = Tcp {
@@ -226,11 +244,18 @@ fn comes_back() -> Vec<Row> {
         Row::done(
             "a request that the default target refuses",
             BACK_IN,
-            refused(&last),
+            frame(by_default),
             to_default,
             to(Action::ResetClient, reset(&last)),
         )
         .then(move |bench| assert_eq!(learned(bench, &forgotten), None)),
+        Row::drop(
+            "a refusal of another node than the one that has it by now",
+            BACK_IN,
+            refused(&late),
+            elsewhere,
+            DropReason::BadTag,
+        ),
         Row::drop(
             "a refusal of what nobody knows of",
             BACK_IN,

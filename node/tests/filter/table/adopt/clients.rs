@@ -435,7 +435,7 @@ fn here() -> Vec<Row> {
 }
 
 /// What a server's having had a flow's request is remembered by.
-fn fingerprint(flow: &FlowKey) -> u64 {
+pub(super) fn fingerprint(flow: &FlowKey) -> u64 {
     let ([remote, remote_rest], [local, local_rest]) =
         (flow.remote.words_le(), flow.local.words_le());
     let ports = u64::from(flow.remote_port) << 16 | u64::from(flow.local_port);

@@ -166,6 +166,17 @@ fn in_the_way(bench: &Bench) -> Vec<Verdict> {
     // The socket doesn't go away: after 32 rounds that is that.
     let rounds = (IN, ADOPT_FRAME + 32);
     let (never, _) = meet(bench, rounds, &sent, drops(DropReason::NotAdopted));
+    // The same frame, sent again when its connection is over: for its sake no socket goes.
+    let had = Adoption {
+        print: super::clients::fingerprint(&older),
+        ..record(&first, stage::HERE, OWN)
+    };
+    bench.filter.set_adoption(&older, &had).expect("a record");
+    let spoken = server(&older, first.ack, first.seq, ACK);
+    meet(bench, (OUT, 0), &spoken, passes(Action::Pass));
+    bench.filter.set_adoption(&older, &other).expect("a record");
+    let expected = drops(DropReason::DuplicateRequest);
+    meet(bench, (IN, ADOPT_FRAME), &sent, expected);
     vec![stale, never]
 }
 

@@ -146,7 +146,7 @@ fn is_handover_syn(out: &[u8]) {
         ..own(OWN_PORT, X, Y, SYN)
     };
     assert_eq!(hex::encode(out), hex::encode(frame(expected)));
-    let parsed = HandoverOption::parse(&bytes, Seq(X), Seq(Y), web().remote_port);
+    let parsed = HandoverOption::parse(&bytes, Seq(X), Seq(Y), web().remote_port, now());
     let parsed = parsed.expect("a DTS option");
     let (made, server_tsval) = (parsed.made, parsed.server_tsval);
     assert_eq!(

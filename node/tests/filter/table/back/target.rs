@@ -88,15 +88,43 @@ fn syns() -> Vec<Row> {
             IN,
             frame(syn(&agreed(everything))),
             |bench| {
-                bench.processing(web(), PEER_PORT + 1, |e| {
-                    e.client_isn = Seq(99);
-                    e.state = state::DIRECT;
-                });
+                newer(bench);
+                bench.forget(&option(&web()));
             },
             to(Action::HandoverSyn, shown(&all, SYN)),
         )
         .then(|bench| assert_eq!(bench.connections(), 1)),
+        Row::done(
+            "the handover of the next connection from the same port",
+            IN,
+            frame(syn(&HandoverOption {
+                server_isn: Seq(Y).plus(1),
+                ..agreed(everything)
+            })),
+            over,
+            to(Action::HandoverSyn, shown(&all, SYN)),
+        )
+        .then(|bench| {
+            bench.forget(&HandoverOption {
+                server_isn: Seq(Y).plus(1),
+                ..option(&web())
+            });
+        }),
     ]
+}
+
+/// The flow was handed over to this node, and is over.
+fn over(bench: &Bench) {
+    direct(bench);
+    bench.end_all();
+}
+
+/// The flow was handed over to this node, and then another one with the same ends.
+fn newer(bench: &Bench) {
+    bench.processing(web(), PEER_PORT + 1, |e| {
+        e.client_isn = Seq(99);
+        e.state = state::DIRECT;
+    });
 }
 
 fn refused_syns() -> Vec<Row> {
@@ -174,6 +202,11 @@ fn refused_syns() -> Vec<Row> {
             DropReason::StaleHandover,
         ),
         drop(
+            "a handover of eighteen hours ago, whose bits of time are the present ones",
+            with(|o| o.made = now().wrapping_sub(1 << 16)),
+            DropReason::BadTag,
+        ),
+        drop(
             "a handover of tomorrow",
             with(|o| o.made = now().wrapping_add(100)),
             DropReason::StaleHandover,
@@ -197,6 +230,44 @@ fn refused_syns() -> Vec<Row> {
             DropReason::DuplicateHandover,
         ),
         Row::drop(
+            "the SYN of a handover whose connection is over",
+            IN,
+            frame(good()),
+            over,
+            DropReason::ReplayedHandover,
+        )
+        .then(|bench| assert_eq!(bench.connections(), 0)),
+        Row::drop(
+            "such a SYN that was sent from another port",
+            IN,
+            frame(handover_syn(&right(), PEER, PEER_PORT + 1, KEY)),
+            over,
+            DropReason::ReplayedHandover,
+        ),
+        Row::drop(
+            "such a SYN while the next connection is here",
+            IN,
+            frame(good()),
+            newer,
+            DropReason::ReplayedHandover,
+        )
+        .then(|bench| {
+            let e = bench.entry(web(), role::PROCESSING).expect("an entry");
+            assert_eq!((e.client_isn, e.state), (Seq(99), state::DIRECT));
+        }),
+        Row::drop(
+            "the SYN of a handover that was refused",
+            IN,
+            frame(good()),
+            |bench| {
+                begun(bench);
+                let refusal = server(&web(), 0, X.wrapping_add(1), RST | ACK);
+                bench.run("front_egress", &frame(refusal));
+                assert_eq!(bench.connections(), 0);
+            },
+            DropReason::ReplayedHandover,
+        ),
+        Row::drop(
             "a handover and no room",
             IN,
             frame(good()),
@@ -206,7 +277,13 @@ fn refused_syns() -> Vec<Row> {
                 }
             },
             DropReason::TableFull,
-        ),
+        )
+        .then(|bench| {
+            bench.end_all();
+            let again = frame(handover_syn(&option(&web()), PEER, PEER_PORT + 1, KEY));
+            let (code, _) = bench.run(IN, &again);
+            assert_eq!(code, REDIRECT, "the second attempt");
+        }),
     ]
 }
 
