@@ -1,7 +1,10 @@
 //! The network between the nodes: handover connections, and SYNs that another node releases.
 
 use dts_core::{
-    decide::back::{self, Incoming, Outgoing},
+    decide::{
+        back::{self, Incoming, Outgoing},
+        shift,
+    },
     entry::{ConnEntry, Handover, NodeSettings, PeerKey, flag, role},
     handover::{HandoverEnds, adoption::is_adoption},
     segment::{ACK, FIN, RST, SYN, TcpHeader},
@@ -136,14 +139,18 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             ));
         };
         let t = &mut segment.tcp.header;
-        if e.peer != ip.src || e.peer_port != t.source {
+        if e.peer != ip.src || !back::is_present(t, e) {
             return Err(DropReason::UnknownHandover);
         }
         match back::incoming(t, e, now_ms()) {
             Incoming::ToServer => {
                 t.source = segment.flow.remote_port;
                 t.destination = segment.flow.local_port;
-                rewrite(skb, ip.l4(), &segment.tcp, None)?;
+                let Some(scratch) = options(skb, ip.l4(), t.header_len.into()) else {
+                    return Err(DropReason::Malformed);
+                };
+                shift::from_peer(e, &scratch.scan).apply(&mut scratch.scan);
+                rewrite(skb, ip.l4(), &segment.tcp, Some(scratch))?;
                 Ok(to_front(skb, segment, settings, Action::HandoverIn))
             }
             Incoming::HandshakeAck => Ok(Outcome::end(Action::HandoverAck)),

@@ -133,7 +133,7 @@ fn meaning(segment: &TraceSegment) -> Option<String> {
         "queue_full" => "the server accepts too slowly",
         "inspector_busy" => "the daemon is behind",
         "bad_cookie" => "answers no SYN-ACK of this cluster",
-        "too_early" => "the server is not ready for it",
+        "too_early" => "the handover is not that far",
         _ => return None,
     };
     Some(text.to_owned())

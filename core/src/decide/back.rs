@@ -197,6 +197,10 @@ pub enum IncomingSyn {
 pub fn incoming_syn(o: &HandoverOption, entry: Option<&ConnEntry>) -> IncomingSyn {
     match entry {
         Some(e) if e.client_isn == o.client_isn && e.server_isn == o.server_isn => match e.state {
+            // An earlier attempt's, overtaken by the request of a later one.
+            state::HANDING if e.has(flag::REQUEST_END) => {
+                IncomingSyn::Drop(DropReason::DuplicateHandover)
+            }
             state::HANDING if e.has(flag::ANSWERED) => IncomingSyn::Answer,
             state::HANDING => IncomingSyn::Again,
             _ => IncomingSyn::Drop(DropReason::DuplicateHandover),
@@ -239,6 +243,26 @@ fn may_be_of_this_request(header: &TcpHeader, entry: &ConnEntry) -> bool {
     from <= to && to <= end && end <= LONGEST_REQUEST
 }
 
+/// Whether a segment of a handover connection is of the attempt that the inspecting node goes by.
+///
+/// That of the latest SYN, as a rule. But SYNs of two attempts may overtake each other, and an answer comes after the next
+/// attempt was made: what begins the request tells for sure, and its port counts from then on.
+#[inline(always)]
+pub fn is_present(header: &TcpHeader, entry: &mut ConnEntry) -> bool {
+    if entry.peer_port == header.source {
+        return true;
+    }
+    let marked = header.reserved & REQUEST_END_BIT != 0;
+    let begins = marked
+        && entry.state == state::HANDING
+        && !entry.has(flag::REQUEST_END)
+        && may_be_of_this_request(header, entry);
+    if begins {
+        entry.peer_port = header.source;
+    }
+    begins
+}
+
 /// Decides about a later segment and shifts its header into the server's numbers.
 #[inline(always)]
 pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Incoming {
@@ -252,10 +276,7 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         entry.flags |= flag::REQUEST_END;
         header.ack = first_ack;
     }
-    // A reset is the server's as long as the request's end is not known: the server may have reset the
-    // client, and wait for the rest of its handshake.
-    let reset_early = header.flags & RST != 0 && !entry.has(flag::REQUEST_END);
-    if entry.state == state::DIRECT && !reset_early {
+    if entry.state == state::DIRECT {
         return over(header);
     }
     entry.used_at = now;

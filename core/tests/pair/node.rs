@@ -301,14 +301,19 @@ impl Node {
         let entry = flow.and_then(|flow| self.entry(flow, role::PROCESSING));
         let (how, entry) = match entry {
             None => (back::unknown(&packet.header), None),
-            Some(entry) => (
-                back::incoming(&mut packet.header, entry, now()),
-                Some(*entry),
-            ),
+            Some(entry) => {
+                if !back::is_present(&packet.header, entry) {
+                    return (None, None);
+                }
+                let how = back::incoming(&mut packet.header, entry, now());
+                (how, Some(*entry))
+            }
         };
         let (t, y1) = (packet.header, entry.map(|e| e.server_isn.plus(1)));
         let (seq, ack, flags) = match (how, entry) {
-            (Incoming::ToServer, _) => {
+            (Incoming::ToServer, e) => {
+                let e = e.expect("the decision was made of it");
+                shift::from_peer(&e, &packet.options).apply(&mut packet.options);
                 let flow = flow.expect("it has an entry");
                 (packet.src, packet.dst) = (flow.remote.v4_tail(), VIP);
                 (packet.header.source, packet.header.destination) = (flow.remote_port, WEB);

@@ -118,16 +118,19 @@ enum Processing {
     None,
     Begun,
     Handing,
+    /// The inspecting node has sent of the request.
+    Confirmed,
     Direct,
     Ended,
     Noted,
     EndedSelf,
 }
 
-const PROCESSING: [Processing; 7] = [
+const PROCESSING: [Processing; 8] = [
     Processing::None,
     Processing::Begun,
     Processing::Handing,
+    Processing::Confirmed,
     Processing::Direct,
     Processing::Ended,
     Processing::Noted,
@@ -140,6 +143,7 @@ impl Processing {
             Self::None => return None,
             Self::Begun => (state::HANDING, 0),
             Self::Handing => (state::HANDING, flag::ANSWERED),
+            Self::Confirmed => (state::HANDING, flag::ANSWERED | flag::REQUEST_END),
             Self::Direct => (state::DIRECT, flag::ANSWERED),
             Self::Ended => (state::DIRECT, flag::ANSWERED | flag::ENDED),
             Self::Noted => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::NOTED),
