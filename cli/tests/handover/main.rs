@@ -15,6 +15,7 @@ mod inspectors;
 mod l4;
 mod limits;
 mod load;
+mod lossy;
 mod members;
 mod odd;
 mod options;
@@ -56,6 +57,7 @@ const BOTH: &[&[Case]] = &[
     failures::CASES,
     requests::CASES,
     options::CASES,
+    lossy::CASES,
     forged::CASES,
     members::CASES,
     l4::CASES,
