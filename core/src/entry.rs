@@ -177,15 +177,7 @@ impl ConnEntry {
     #[inline(always)]
     #[must_use]
     pub const fn awaits_greeting(&self) -> bool {
-        self.state == state::HANDING && self.lacks_greeting()
-    }
-
-    /// Processing: whether the inspecting node has not said yet that the server's greeting is the right one, in whichever
-    /// state.
-    #[inline(always)]
-    #[must_use]
-    pub const fn lacks_greeting(&self) -> bool {
-        self.flags & (GREETED | flag::REQUEST_END) == GREETED
+        self.state == state::HANDING && self.flags & (GREETED | flag::REQUEST_END) == GREETED
     }
 
     /// The sequence number after the greeting, in the client's numbers: the first of what the server says to the client.

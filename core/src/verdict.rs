@@ -50,7 +50,8 @@ counted! {
         DuplicateSyn = "duplicate_syn",
         /// A client's segment at the node that inspected the connection: the other node has it.
         HandedOver = "handed_over",
-        /// A client's segment before the processing node's own SYN-ACK.
+        /// A client's segment before the processing node's own SYN-ACK, or one that begins a request, or what the server
+        /// says, before the inspecting node has confirmed the handover.
         TooEarly = "too_early",
         /// The connection table is full.
         TableFull = "table_full",

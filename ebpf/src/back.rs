@@ -1,9 +1,12 @@
 //! The network between the nodes: handover connections, and SYNs that another node releases.
 
 use dts_core::{
-    decide::back::{self, Incoming, Outgoing},
+    decide::{
+        back::{self, Incoming, Outgoing},
+        shift,
+    },
     entry::{ConnEntry, Handover, NodeSettings, PeerKey, flag, role},
-    handover::{GREETED, HandoverEnds, adoption::is_adoption},
+    handover::{HandoverEnds, adoption::is_adoption},
     segment::{ACK, FIN, RST, SYN, TcpHeader},
     verdict::{Action, DropReason},
 };
@@ -136,23 +139,18 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
             ));
         };
         let t = &mut segment.tcp.header;
-        if e.peer != ip.src || e.peer_port != t.source {
+        if e.peer != ip.src || !back::is_present(t, e) {
             return Err(DropReason::UnknownHandover);
         }
         match back::incoming(t, e, now_ms()) {
             Incoming::ToServer => {
                 t.source = segment.flow.remote_port;
                 t.destination = segment.flow.local_port;
-                let scratch = if e.has(GREETED) {
-                    let Some(scratch) = options(skb, ip.l4(), t.header_len.into()) else {
-                        return Err(DropReason::Malformed);
-                    };
-                    back::incoming_options(e).apply(&mut scratch.scan);
-                    Some(scratch)
-                } else {
-                    None
+                let Some(scratch) = options(skb, ip.l4(), t.header_len.into()) else {
+                    return Err(DropReason::Malformed);
                 };
-                rewrite(skb, ip.l4(), &segment.tcp, scratch)?;
+                shift::from_peer(e, &scratch.scan).apply(&mut scratch.scan);
+                rewrite(skb, ip.l4(), &segment.tcp, Some(scratch))?;
                 Ok(to_front(skb, segment, settings, Action::HandoverIn))
             }
             Incoming::HandshakeAck => Ok(Outcome::end(Action::HandoverAck)),

@@ -29,6 +29,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 use thiserror::Error;
+use tokio::io::Interest;
+use tokio::time::error::Elapsed;
 use tokio::time::{interval, timeout};
 
 use crate::kernel::{Filter, socket};
@@ -42,14 +44,23 @@ pub use greeting::GreetingError;
 use pool::SocketPool;
 
 /// How long each attempt to reach a target waits before the next one; after the last one the target
-/// counts as gone. An attempt costs one SYN; two are made because one may be lost.
-const ATTEMPTS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
+/// counts as gone. An attempt costs one SYN. Where one of fifty frames is lost, one attempt of 25 fails, and
+/// a target that lives is taken for one that is gone once in 400,000 handovers. The last waits for the slow.
+const ATTEMPTS: [Duration; 4] = [
+    Duration::from_millis(75),
+    Duration::from_millis(75),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+];
 
 /// A request that surely fits into one segment.
 const ONE_SEGMENT: usize = 1200;
 
 /// How long the target's server may take to acknowledge a whole request before the handover is given up.
 const COMPLETION: Duration = Duration::from_secs(30);
+
+/// How often a handover that takes long is looked at: whether its connection is over.
+const GLANCE: Duration = Duration::from_secs(2);
 
 /// The longest that a handover takes from the target's answer on, greeting included.
 pub(crate) const LONGEST: Duration = COMPLETION.saturating_add(greeting::PATIENCE);
@@ -290,6 +301,12 @@ pub enum Destination {
     Node(IpAddr),
 }
 
+/// A handover connection, and those that were tried before it.
+struct Attempts<'a> {
+    carrier: Carrier<'a>,
+    earlier: Vec<Carrier<'a>>,
+}
+
 /// Hands connections over to their processing nodes.
 pub struct Handovers {
     filter: Arc<Filter>,
@@ -351,7 +368,11 @@ impl Handovers {
     ) -> Result<(), (HandoverError, Option<Undecided>)> {
         self.counters.started.fetch_add(1, Ordering::Relaxed);
         let result = match self.connect(&connection, destination).await {
-            Ok(carrier) => self.go_on(connection, carrier).await.map_err(|e| (e, None)),
+            // The earlier ones are known until all is over: the target may answer them late.
+            Ok(Attempts {
+                carrier,
+                earlier: _earlier,
+            }) => self.go_on(connection, carrier).await.map_err(|e| (e, None)),
             Err(e) if e.allows_another_target() => Err((e, Some(connection))),
             Err(e) => {
                 self.reset(connection);
@@ -371,7 +392,7 @@ impl Handovers {
         &self,
         connection: &Undecided,
         destination: Destination,
-    ) -> Result<Carrier<'_>, HandoverError> {
+    ) -> Result<Attempts<'_>, HandoverError> {
         let (target, own) = match destination {
             Destination::Own => (self.self_address, true),
             Destination::Node(address) => (address, false),
@@ -387,13 +408,20 @@ impl Handovers {
         // Right already, unless more arrives until the target has answered.
         set_request_end(&mut handover, connection);
         let to = SocketAddr::new(target, self.port);
+        let mut earlier: Vec<Carrier<'_>> = Vec::new();
         for patience in ATTEMPTS {
             let mut carrier =
                 Carrier::new(&self.filter, &self.pool, handover).map_err(HandoverError::Local)?;
-            match carrier.connect(to, patience).await {
-                Ok(true) => return Ok(carrier),
-                // The attempt's socket is closed here: in this state, without a segment.
-                Ok(false) => {}
+            let begun = carrier.begin(to);
+            // From this attempt's SYN on, the filter hears no answer to an earlier one.
+            earlier.iter_mut().for_each(Carrier::give_up);
+            let connected = match begun {
+                Ok(false) => carrier.connect(patience).await,
+                begun => begun,
+            };
+            match connected {
+                Ok(true) => return Ok(Attempts { carrier, earlier }),
+                Ok(false) => earlier.push(carrier),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     return Err(HandoverError::Refused);
                 }
@@ -421,14 +449,14 @@ impl Handovers {
         self.complete(connection, carrier).await
     }
 
-    /// Whether a flow's handover is complete: the filter has seen the target's FIN.
-    fn is_placed(&self, flow: &FlowKey) -> bool {
+    /// Whether a flow's handover is complete: the filter has seen the target's FIN, or all is over since.
+    fn is_complete(&self, flow: &FlowKey) -> bool {
         let key = ConnKey {
             flow: *flow,
             role: role::INSPECTING,
         };
         let entry = self.filter.connection(&key).ok().flatten();
-        entry.is_some_and(|entry| entry.state == state::PLACED)
+        entry.is_none_or(|entry| entry.state == state::PLACED)
     }
 
     /// Sends the request and waits until the target's server has all of it.
@@ -491,10 +519,10 @@ impl Handovers {
         let outcome = match carrier.send(&mut rest) {
             // Most often; a timer for it would only be taken down again.
             Ok(None) => Ok(Ok(())),
-            Ok(Some(interest)) => timeout(COMPLETION, carrier.send_rest(rest, interest)).await,
+            Ok(Some(interest)) => wait_for_the_end(&mut carrier, &mut rest, interest).await,
             Err(e) => Ok(Err(e)),
         };
-        if greeted && !self.is_placed(&handover.flow) {
+        if greeted && !self.is_complete(&handover.flow) {
             // Such a server may say more than its greeting, or close its side: neither is the end of the handover.
             let error = match outcome {
                 Ok(Ok(())) => GreetingError::Closed,
@@ -540,6 +568,26 @@ impl Handovers {
             }];
             // Otherwise the next sweep finds it.
             let _ = self.filter.sweep(&mut record);
+        }
+    }
+}
+
+/// Sends the rest of a request and waits until the target's server has all of it, for [`COMPLETION`] at the most.
+///
+/// The segment that would say so may be lost, and the connection over before the request is repeated: then nobody answers
+/// any more, but the target's node has told this one's housekeeper.
+async fn wait_for_the_end(
+    carrier: &mut Carrier<'_>,
+    rest: &mut &[u8],
+    interest: Interest,
+) -> Result<io::Result<()>, Elapsed> {
+    let deadline = Instant::now() + COMPLETION;
+    loop {
+        match timeout(GLANCE, carrier.send_rest(rest, interest)).await {
+            Err(_) if carrier.is_over() => return Ok(Ok(())),
+            Err(elapsed) if Instant::now() >= deadline => return Err(elapsed),
+            Err(_) => {}
+            Ok(sent) => return Ok(sent),
         }
     }
 }

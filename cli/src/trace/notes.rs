@@ -135,7 +135,7 @@ fn meaning(segment: &TraceSegment) -> Option<String> {
         "inspector_busy" => "the daemon is behind",
         "extension_header" => "behind an extension header of IPv6",
         "bad_cookie" => "answers no SYN-ACK of this cluster",
-        "too_early" => "the server is not ready for it",
+        "too_early" => "the handover is not that far",
         _ => return None,
     };
     Some(text.to_owned())

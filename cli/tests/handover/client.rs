@@ -51,7 +51,11 @@ pub(crate) struct Response {
 impl Response {
     /// Reads a response with `Content-Length`, or to the end of the connection.
     pub(crate) fn read(stream: impl Read) -> io::Result<Self> {
-        let mut reader = BufReader::with_capacity(1 << 16, stream);
+        Self::read_from(&mut BufReader::with_capacity(1 << 16, stream))
+    }
+
+    /// The same, and what follows the response is left in the reader.
+    pub(crate) fn read_from(reader: &mut impl BufRead) -> io::Result<Self> {
         let mut line = || -> io::Result<String> {
             let mut line = String::new();
             match reader.read_line(&mut line)? {

@@ -17,6 +17,7 @@ mod inspectors;
 mod l4;
 mod limits;
 mod load;
+mod lossy;
 mod members;
 mod odd;
 mod options;
@@ -59,6 +60,7 @@ const BOTH: &[&[Case]] = &[
     failures::CASES,
     requests::CASES,
     options::CASES,
+    lossy::CASES,
     forged::CASES,
     replayed::CASES,
     members::CASES,

@@ -3,7 +3,7 @@
 use crate::entry::{ConnEntry, Handover, flag, state};
 use crate::handover::{AGREED, GREETED, HandoverOption};
 use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
-use crate::seq::Seq;
+use crate::seq::{Seq, timestamp_is_later};
 use crate::verdict::DropReason;
 
 use super::shift::{OptionShift, rescale, window_to_server};
@@ -145,7 +145,13 @@ pub fn reply(
     now: u32,
 ) -> Option<OptionShift> {
     if entry.peer_port != port {
-        return None;
+        // The SYN-ACK once more, for an attempt that was given up: the server didn't get the acknowledgment. Where it is to
+        // greet, nothing else would tell it. The present attempt's socket acknowledges it again.
+        let answers = header.has(SYN | ACK) && h.greeting != 0 && entry.state == state::FROZEN;
+        if !answers {
+            return None;
+        }
+        header.destination = entry.peer_port;
     }
     // The server may acknowledge what came to it from the client itself before we have its SYN-ACK. Our
     // kernel would answer with a reset (RFC 9293 §3.10.7.3), and that would end the client's connection.
@@ -222,12 +228,24 @@ pub fn incoming_syn(
 ) -> IncomingSyn {
     match entry {
         Some(e) if e.client_isn == o.client_isn && e.server_isn == o.server_isn => match e.state {
+            // An earlier attempt's, overtaken by the request of a later one.
+            state::HANDING if e.has(flag::REQUEST_END) => {
+                IncomingSyn::Drop(DropReason::DuplicateHandover)
+            }
             state::HANDING if e.has(flag::ANSWERED) => IncomingSyn::Answer,
             state::HANDING => IncomingSyn::Again,
             _ => IncomingSyn::Drop(DropReason::DuplicateHandover),
         },
         _ if known() => IncomingSyn::Drop(DropReason::ReplayedHandover),
         _ => IncomingSyn::Accept,
+    }
+}
+
+/// Notes what a [repeated](IncomingSyn::Again) handover SYN, which the server is shown, says of the client's clock.
+#[inline(always)]
+pub fn note_again(o: &HandoverOption, entry: &mut ConnEntry) {
+    if timestamp_is_later(o.client_tsval, entry.client_tsval) {
+        entry.client_tsval = o.client_tsval;
     }
 }
 
@@ -265,6 +283,32 @@ fn may_be_of_this_request(header: &TcpHeader, entry: &ConnEntry) -> bool {
     from <= to && to <= end && end <= LONGEST_REQUEST
 }
 
+/// Whether a segment of a handover connection is of the attempt that the inspecting node goes by.
+///
+/// That of the latest SYN, as a rule. But SYNs of two attempts may overtake each other, and an answer comes after the next
+/// attempt was made: what begins the request tells for sure, and its port counts from then on.
+#[inline(always)]
+pub fn is_present(header: &TcpHeader, entry: &mut ConnEntry) -> bool {
+    if entry.peer_port == header.source {
+        return true;
+    }
+    // Where a greeting is waited for, it comes to the attempt that acknowledges the SYN-ACK.
+    let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
+    if bare && entry.awaits_greeting() && header.seq == entry.client_isn.plus(1) {
+        entry.peer_port = header.source;
+        return true;
+    }
+    let marked = header.reserved & REQUEST_END_BIT != 0;
+    let begins = marked
+        && entry.state == state::HANDING
+        && !entry.has(flag::REQUEST_END)
+        && may_be_of_this_request(header, entry);
+    if begins {
+        entry.peer_port = header.source;
+    }
+    begins
+}
+
 /// Decides about a later segment and shifts its header into the server's numbers.
 #[inline(always)]
 pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Incoming {
@@ -281,10 +325,7 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         header.ack = entry.first_of_server();
         header.urgent = 0;
     }
-    // A reset is the server's as long as the request's end is not known: the server may have reset the
-    // client, and wait for the rest of its handshake.
-    let reset_early = header.flags & RST != 0 && !entry.has(flag::REQUEST_END);
-    if entry.state == state::DIRECT && !reset_early {
+    if entry.state == state::DIRECT {
         return over(header);
     }
     entry.used_at = now;
@@ -313,17 +354,6 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
     }
     header.window = window_to_server(entry, header.window);
     Incoming::ToServer
-}
-
-/// What has to be done to the options of a segment that goes [to the server](Incoming::ToServer): an inspecting node that
-/// misses a part of a greeting says so in the client's numbers.
-#[inline(always)]
-#[must_use]
-pub fn incoming_options(entry: &ConnEntry) -> OptionShift {
-    OptionShift {
-        sack: entry.seq_delta.wrapping_neg(),
-        ..OptionShift::default()
-    }
 }
 
 /// A segment of a handover connection that has been completed.

@@ -85,6 +85,12 @@ pub fn ingress_l7(
         // While the server's greeting is compared, the request must not get to it: its answer would be taken for a part
         // of the greeting.
         if entry.has(flag::ANSWERED) && (!entry.awaits_greeting() || header.flags & RST != 0) {
+            if entry.state == state::HANDING {
+                if begins_early(header, entry) {
+                    return Ingress::Drop(DropReason::TooEarly);
+                }
+                note_timestamp(header, options, entry);
+            }
             note(&mut entry.used_at, now);
             if header.flags & RST != 0 {
                 // It may end the socket's TIME_WAIT, which is looked after again.
@@ -105,11 +111,42 @@ pub fn ingress_l7(
     if entry.state != state::INSPECT {
         return Ingress::Drop(DropReason::HandedOver);
     }
-    if let Some((value, _)) = options.timestamp_pair() {
+    // The latest, also where segments overtake each other: the server is shown it, and takes what is older for old (PAWS).
+    if let Some((value, _)) = options.timestamp_pair()
+        && timestamp_is_later(value, entry.client_tsval)
+    {
         entry.client_tsval = value;
     }
     entry.window = header.window;
     Ingress::ToInspector
+}
+
+/// Whether a segment has the first byte of a request that the inspecting node has not confirmed yet.
+///
+/// The inspecting node has that byte and will send it. Until then it may still give up, because it hears nothing from here,
+/// and give the request to another node: this one's server must not have begun with it.
+#[inline(always)]
+fn begins_early(header: &TcpHeader, entry: &ConnEntry) -> bool {
+    let carries = header.payload != 0 || header.flags & FIN != 0;
+    carries && !entry.has(flag::REQUEST_END) && !header.seq.is_after(entry.client_isn.plus(1))
+}
+
+/// How far a client may be beyond its first byte, or the server's, for its timestamp to count during a handover, in bytes.
+const NEAR: u32 = 1 << 17;
+
+/// Notes the latest timestamp of the client's that the server is shown: what still comes from the inspecting node must not
+/// look older (see [`from_peer`](super::shift::from_peer)). That of somebody who doesn't know the numbers would make all
+/// else look old.
+#[inline(always)]
+fn note_timestamp(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntry) {
+    let near = header.seq.since(entry.client_isn.plus(1)) <= NEAR
+        && header.ack.since(entry.server_isn.plus(1)) <= NEAR;
+    if let Some((value, _)) = options.timestamp_pair()
+        && near
+        && timestamp_is_later(value, entry.client_tsval)
+    {
+        entry.client_tsval = value;
+    }
 }
 
 #[inline(always)]
@@ -388,6 +425,16 @@ pub fn egress_server(
     if entry.state == state::DIRECT {
         return FromServer::ToClient;
     }
+    if entry.awaits_greeting() {
+        // Its end as well: the inspecting node resets the client then.
+        return FromServer::ToPeer;
+    }
+    let bare = header.payload == 0 && header.flags & (FIN | RST) == 0;
+    if !entry.has(flag::REQUEST_END) && !bare {
+        // The inspecting node may have given up and have the client served by another one: what this server says, such as
+        // the kernel's reset for an acknowledgment of that one's bytes, is nothing to the client. Otherwise it is repeated.
+        return FromServer::Drop(DropReason::TooEarly);
+    }
     if header.flags & RST != 0 {
         entry.state = state::DIRECT;
         return FromServer::ResetBoth;
@@ -396,11 +443,8 @@ pub fn egress_server(
         entry.state = state::DIRECT;
         return FromServer::Direct;
     }
-    if entry.awaits_greeting() {
-        return FromServer::ToPeer;
-    }
     // An answer that comes before the whole request is the client's (an early 413, for instance).
-    if header.payload == 0 && header.flags & FIN == 0 {
+    if bare {
         FromServer::ToPeer
     } else {
         FromServer::ToClient

@@ -112,6 +112,27 @@ pub fn to_server(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
     }
 }
 
+/// Inspecting node to server, during a handover: no timestamp is older than what the server has been shown of the client
+/// itself.
+///
+/// What the inspecting node sends has the client's timestamp of when it was frozen, also when it is repeated. The server
+/// takes the client's own segments meanwhile, and drops what seems to be older than these (PAWS, RFC 7323 §5.3): of a lost
+/// segment, each repetition.
+#[inline(always)]
+#[must_use]
+pub fn from_peer(entry: &ConnEntry, options: &OptionScan) -> OptionShift {
+    let newer = |(value, _)| timestamp_is_later(entry.client_tsval, value);
+    OptionShift {
+        set_tsval: options
+            .timestamp_pair()
+            .is_some_and(newer)
+            .then_some(entry.client_tsval),
+        // Of a greeting, which is all that the inspecting node ever gets of the server.
+        sack: entry.seq_delta.wrapping_neg(),
+        ..OptionShift::default()
+    }
+}
+
 /// Server to client: the sequence number, timestamp value and window become what the client expects.
 #[inline(always)]
 pub fn to_client(entry: &ConnEntry, header: &mut TcpHeader) -> OptionShift {
@@ -186,6 +207,29 @@ mod tests {
         write32(&mut b, 16, edges[0]);
         write32(&mut b, 20, edges[1]);
         scan(b, 24)
+    }
+
+    /// The inspecting node's timestamps are the client's, but none older than what the server has seen of the client.
+    #[test]
+    fn the_clock_of_a_handover_does_not_go_back() {
+        for (seen, value, shown) in [
+            (100, 90, 100),
+            (100, 100, 100),
+            (100, 101, 101),
+            (3, u32::MAX, 3),
+            (u32::MAX, 3, 3),
+        ] {
+            let e = ConnEntry {
+                client_tsval: seen,
+                ..entry(5, 6)
+            };
+            let mut options = with_options(value, 9, [1, 2]);
+            from_peer(&e, &options).apply(&mut options);
+            assert_eq!(options.timestamp_pair(), Some((shown, 9)));
+        }
+        let none = scan([0; 64], 0);
+        assert!(from_peer(&entry(0, 6), &none).is_none());
+        assert_eq!(from_peer(&entry(5, 6), &none).sack, 5u32.wrapping_neg());
     }
 
     proptest! {

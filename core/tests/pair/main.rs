@@ -3,6 +3,7 @@
 //! repeat, delay and so reorder packets.
 
 mod node;
+mod paws;
 mod stack;
 
 use std::collections::BTreeMap;
@@ -17,12 +18,16 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
 use node::{HANDOVER, INSPECTOR, Node, Packet, To, VIP, WEB};
+use paws::Paws;
 use stack::{Stack, now, set_now};
 
 const CLIENT: ([u8; 4], u16) = ([198, 18, 0, 200], 40_000);
 const FIRST: [u8; 4] = [198, 18, 1, 11];
 const SECOND: [u8; 4] = [198, 18, 1, 12];
+/// The port of the first attempt to reach the second node; each later one has the next.
 const HANDOVER_PORT: u16 = 20_001;
+/// How long each attempt waits, in milliseconds: often not long enough, and its SYN may be overtaken by the next one's.
+const ATTEMPT: u32 = 20;
 
 /// A request is a head, up to this mark, and a body.
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
@@ -58,6 +63,8 @@ struct World {
     client: Stack,
     stacks: [Stack; 2],
     nodes: [Node; 2],
+    /// The server's kernel drops what looks old.
+    paws: Paws,
     watch: Watch,
 }
 
@@ -113,6 +120,7 @@ impl World {
             weather,
             wire: BTreeMap::new(),
             sent: 0,
+            paws: Paws::default(),
             watch: Watch::default(),
         }
     }
@@ -144,10 +152,14 @@ impl World {
             for packet in self.stacks[node].poll() {
                 let packet = Packet::parse(&packet);
                 if packet.src == VIP {
+                    if node == 1 {
+                        self.paws.sends(&packet);
+                    }
                     for to in self.nodes[node].front_egress(packet) {
                         match to {
                             To::Client(packet) => {
                                 self.watch.leaves(node, &packet);
+                                assert!(self.may_speak(node), "nobody has confirmed the handover");
                                 self.send(|| At::Client, &packet);
                             }
                             To::Peer(packet) => self.send(|| At::Back(0), &packet),
@@ -186,18 +198,34 @@ impl World {
             At::Client => self.client.arrive(packet.emit()),
             At::Front(node) => {
                 if let Some(packet) = self.nodes[node].front_ingress(packet) {
-                    self.stacks[node].arrive(packet.emit());
+                    self.show(node, &packet);
                 }
             }
             At::Back(node) => {
                 let (shown, answer) = self.nodes[node].back_ingress(packet);
                 if let Some(packet) = shown {
-                    self.stacks[node].arrive(packet.emit());
+                    self.show(node, &packet);
                 }
                 if let Some(packet) = answer {
                     self.send(|| At::Back(1 - node), &packet);
                 }
             }
+        }
+    }
+}
+
+impl World {
+    /// Whether a node may say something to the client: the server not before the inspecting node can't give the connection
+    /// to another one any more.
+    fn may_speak(&mut self, node: usize) -> bool {
+        let processing = self.nodes[node].entry(flow(), role::PROCESSING);
+        node == 0 || processing.is_some_and(|e| e.has(flag::REQUEST_END))
+    }
+
+    /// What a node's filter lets through reaches its stack.
+    fn show(&mut self, node: usize, packet: &Packet) {
+        if node == 0 || self.paws.takes(packet) {
+            self.stacks[node].arrive(packet.emit());
         }
     }
 }
@@ -244,9 +272,10 @@ impl Watch {
 enum Daemon {
     /// The request so far, and what is left of the greeting to be sent.
     Reading(Vec<u8>, Vec<u8>),
-    Connecting(Vec<u8>, SocketHandle),
-    /// Waiting for the rest of the server's greeting.
-    Comparing(Vec<u8>, SocketHandle, Vec<u8>),
+    /// By an attempt from this port, which began at this time.
+    Connecting(Vec<u8>, SocketHandle, (u16, u32)),
+    /// Waiting for the rest of the server's greeting, on the connection from this port.
+    Comparing(Vec<u8>, SocketHandle, u16, Vec<u8>),
     Sending(Vec<u8>, SocketHandle),
     Done,
 }
@@ -267,29 +296,40 @@ impl Daemon {
                 if !heard || !request.windows(4).any(|w| w == END_OF_HEAD) {
                     return Self::Reading(request, to_greet);
                 }
-                note(world, 0, 0, greeting_len);
-                let from = (FIRST, HANDOVER_PORT);
-                let handle = world.stacks[0].connect(from, (SECOND, HANDOVER));
-                Self::Connecting(request, handle)
+                Self::attempt(world, request, HANDOVER_PORT, greeting_len)
             }
-            Self::Connecting(mut request, handle) => {
+            Self::Connecting(mut request, handle, (port, since)) => {
                 // What comes meanwhile is acknowledged, and so is ours to send.
                 request.extend(stack.drain(inspector));
                 if stack.socket(handle).state() != State::Established {
-                    return Self::Connecting(request, handle);
+                    if now() < since + ATTEMPT {
+                        return Self::Connecting(request, handle, (port, since));
+                    }
+                    let next = Self::attempt(world, request, port + 1, greeting_len);
+                    // The next one's SYN goes first. From then on the filter, which knows the port still, keeps answers
+                    // to this attempt from the kernel, which would reset what the server has.
+                    world.poll();
+                    world.stacks[0].forget(handle);
+                    return next;
                 }
-                Self::Comparing(request, handle, greeting.to_vec())
+                Self::Comparing(request, handle, port, greeting.to_vec())
             }
-            Self::Comparing(mut request, handle, mut missing) => {
+            Self::Comparing(mut request, handle, port, mut missing) => {
                 request.extend(stack.drain(inspector));
                 let said = stack.drain(handle);
                 assert!(missing.starts_with(&said), "the server's own greeting");
                 missing.drain(..said.len());
                 if !missing.is_empty() {
-                    return Self::Comparing(request, handle, missing);
+                    return Self::Comparing(request, handle, port, missing);
                 }
                 stack.forget(inspector);
-                note(world, flag::REQUEST_END, request.len() as u32, greeting_len);
+                note(
+                    world,
+                    port,
+                    flag::REQUEST_END,
+                    request.len() as u32,
+                    greeting_len,
+                );
                 Self::Sending(request, handle)
             }
             Self::Sending(mut rest, handle) => {
@@ -309,9 +349,15 @@ impl Daemon {
             Self::Done => Self::Done,
         }
     }
+
+    fn attempt(world: &mut World, request: Vec<u8>, port: u16, greeting: u32) -> Self {
+        note(world, port, 0, 0, greeting);
+        let handle = world.stacks[0].connect((FIRST, port), (SECOND, HANDOVER));
+        Self::Connecting(request, handle, (port, now()))
+    }
 }
 
-fn note(world: &mut World, flags: u32, request_len: u32, greeting: u32) {
+fn note(world: &mut World, port: u16, flags: u32, request_len: u32, greeting: u32) {
     let handover = Handover {
         flow: flow(),
         target: Addr::v4(SECOND),
@@ -319,7 +365,7 @@ fn note(world: &mut World, flags: u32, request_len: u32, greeting: u32) {
         request_len,
         greeting,
     };
-    world.nodes[0].handovers.insert(HANDOVER_PORT, handover);
+    world.nodes[0].handovers.insert(port, handover);
 }
 
 /// Bytes that are different at every place.
@@ -384,6 +430,8 @@ fn exchange(seed: u64, weather: Weather, sizes: Sizes, polite: bool) {
         received.extend(world.client.drain(client));
         daemon = daemon.work(&mut world, inspector, &greeting);
         arrived.extend(world.stacks[1].drain(server));
+        let given = matches!(daemon, Daemon::Sending(..) | Daemon::Done);
+        assert!(given || arrived.is_empty(), "the server has begun already");
         let socket = world.stacks[1].socket(server);
         if !to_repeat.is_empty() && socket.can_send() {
             let sent = socket.send_slice(to_repeat).expect("it can send");

@@ -8,7 +8,7 @@ use dts_core::decide::front::{self, FromInspector, FromServer, Ingress};
 use dts_core::decide::{Facts, Ownership, Port, Socket, shift};
 use dts_core::entry::{ConnEntry, ConnKey, Handover, flag, role};
 use dts_core::handover::{
-    AGREED_SCALE, AGREED_TIMESTAMPS, GREETED, HandoverEnds, HandoverOption, OptionRoom,
+    AGREED_SCALE, AGREED_TIMESTAMPS, HandoverEnds, HandoverOption, OptionRoom,
 };
 use dts_core::segment::{ACK, FIN, OptionBytes, OptionScan, RST, SYN, TCP_HEADER, TcpHeader, scan};
 use dts_core::seq::Seq;
@@ -304,17 +304,19 @@ impl Node {
         let entry = flow.and_then(|flow| self.entry(flow, role::PROCESSING));
         let (how, entry) = match entry {
             None => (back::unknown(&packet.header), None),
-            Some(entry) => (
-                back::incoming(&mut packet.header, entry, now()),
-                Some(*entry),
-            ),
+            Some(entry) => {
+                if !back::is_present(&packet.header, entry) {
+                    return (None, None);
+                }
+                let how = back::incoming(&mut packet.header, entry, now());
+                (how, Some(*entry))
+            }
         };
         let (t, y1) = (packet.header, entry.map(|e| e.first_of_server()));
         let (seq, ack, flags) = match (how, entry) {
             (Incoming::ToServer, e) => {
-                if let Some(e) = e.filter(|e| e.has(GREETED)) {
-                    back::incoming_options(&e).apply(&mut packet.options);
-                }
+                let e = e.expect("the decision was made of it");
+                shift::from_peer(&e, &packet.options).apply(&mut packet.options);
                 let flow = flow.expect("it has an entry");
                 (packet.src, packet.dst) = (flow.remote.v4_tail(), VIP);
                 (packet.header.source, packet.header.destination) = (flow.remote_port, WEB);
@@ -366,7 +368,11 @@ impl Node {
         let known = || self.handed.contains(&print);
         match back::incoming_syn(&option, self.connections.get(&key), known) {
             IncomingSyn::Drop(_) => return (None, None),
-            IncomingSyn::Again => self.note_port(flow, ends.from, t.source),
+            IncomingSyn::Again => {
+                self.note_port(flow, ends.from, t.source);
+                let entry = self.entry(flow, role::PROCESSING).expect("it was found");
+                back::note_again(&option, entry);
+            }
             IncomingSyn::Answer => {
                 self.note_port(flow, ends.from, t.source);
                 return (None, Some(self.repeat_answer(flow, option, packet)));

@@ -1,8 +1,8 @@
 //! A host's TCP: smoltcp over a pair of queues.
 //!
 //! smoltcp 0.14 has window scaling, timestamps and SACK, which is what a splice translates. It does not have
-//! PAWS (a timestamp that goes back is no error to it: the test looks at the client's by itself), nor a
-//! TIME_WAIT that accepts a later SYN.
+//! PAWS (a timestamp that goes back is no error to it: the test looks at the client's by itself, and
+//! [`crate::paws`] stands before the server), nor a TIME_WAIT that accepts a later SYN.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -221,12 +221,7 @@ fn finish_peer(skb: Skb, segment: &Segment, e: &ConnEntry, reset: bool) -> Outco
         let header = TcpHeader {
             source: settings.handover_port as u16,
             destination: e.peer_port,
-            // A server that resets in the middle of its greeting has sent a part of it.
-            seq: if reset && e.lacks_greeting() {
-                segment.tcp.header.seq
-            } else {
-                e.first_of_server()
-            },
+            seq: e.first_of_server(),
             ack: if reset {
                 segment.tcp.header.ack
             } else {

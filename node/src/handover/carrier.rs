@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use dts_core::entry::Handover;
+use dts_core::entry::{ConnKey, Handover, role};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::pool::{Port, PortSocket, SocketPool};
 use crate::kernel::Filter;
-use crate::kernel::socket::{disconnect_silently, watch};
+use crate::kernel::socket::{close_silently, disconnect_silently, watch};
 
 /// A handover connection. The filter forgets it when it is dropped.
 pub(super) struct Carrier<'a> {
@@ -93,19 +93,30 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    /// Connects; `false` when there is no answer within `patience`.
-    pub(super) async fn connect(&mut self, to: SocketAddr, patience: Duration) -> io::Result<bool> {
+    /// Begins to connect; `true` when that is done already.
+    pub(super) fn begin(&self, to: SocketAddr) -> io::Result<bool> {
         match self.socket()?.connect(&to.into()) {
             Ok(()) => return Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(e),
         }
-        if self.socket()?.peer_addr().is_ok() {
-            return Ok(true);
-        }
+        Ok(self.socket()?.peer_addr().is_ok())
+    }
+
+    /// Goes on connecting; `false` when there is no answer within `patience`.
+    pub(super) async fn connect(&mut self, patience: Duration) -> io::Result<bool> {
         match timeout(patience, self.connected()).await {
             Err(_) => Ok(false),
             Ok(connected) => connected.map(|()| true),
+        }
+    }
+
+    /// Closes the socket without a segment. The filter goes on knowing what the port was for, and so keeps an answer that
+    /// comes late from the kernel, which would reset what the target has.
+    pub(super) fn give_up(&mut self) {
+        if let Some(line) = self.line.take() {
+            // Where that fails, the filter keeps what the socket says from the target: another port counts.
+            let _ = close_silently(line.into_socket());
         }
     }
 
@@ -175,19 +186,30 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    /// Goes on sending; the filter adds the client's FIN. Returns at the target's FIN.
+    /// Goes on sending; the filter adds the client's FIN. Returns at the target's FIN. Who gives up waiting may go on with
+    /// what is left of `request`.
     pub(super) async fn send_rest(
         &mut self,
-        mut request: &[u8],
+        request: &mut &[u8],
         mut interest: Interest,
     ) -> io::Result<()> {
         loop {
             self.wait(interest).await?;
-            match self.send(&mut request)? {
+            match self.send(request)? {
                 Some(next) => interest = next,
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Whether the client's connection is over, or another one by now: the filter has nothing of this handover any more.
+    pub(super) fn is_over(&self) -> bool {
+        let key = ConnKey {
+            flow: self.handover.flow,
+            role: role::INSPECTING,
+        };
+        let entry = self.filter.connection(&key);
+        entry.is_ok_and(|entry| entry.is_none_or(|e| e.peer_port != self.port.number))
     }
 
     /// Ends the connection without a segment: its target has forgotten it. The socket is kept for another.

@@ -11,8 +11,15 @@ use tokio::time::timeout;
 
 use super::{Housekeeper, lock};
 
-/// How long each question about a connection that somebody waits for is left unanswered.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(120), Duration::from_millis(180)];
+/// How long each question about a connection that somebody waits for is left unanswered. Four, because a node that is
+/// taken to be gone by mistake may have the request, and then another one gets it as well; as with a handover's SYN, one of
+/// fifty frames may be lost.
+const PATIENCE: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(50),
+    Duration::from_millis(50),
+    Duration::from_millis(150),
+];
 
 impl Housekeeper {
     /// Whether the server of `peer` has this connection; `None` when that node does not answer.

@@ -121,17 +121,20 @@ enum Processing {
     /// The server's greeting is waited for.
     Greeted,
     Handing,
+    /// The inspecting node has sent of the request.
+    Confirmed,
     Direct,
     Ended,
     Noted,
     EndedSelf,
 }
 
-const PROCESSING: [Processing; 8] = [
+const PROCESSING: [Processing; 9] = [
     Processing::None,
     Processing::Begun,
     Processing::Greeted,
     Processing::Handing,
+    Processing::Confirmed,
     Processing::Direct,
     Processing::Ended,
     Processing::Noted,
@@ -145,6 +148,7 @@ impl Processing {
             Self::Begun => (state::HANDING, 0),
             Self::Greeted => (state::HANDING, flag::ANSWERED | GREETED),
             Self::Handing => (state::HANDING, flag::ANSWERED),
+            Self::Confirmed => (state::HANDING, flag::ANSWERED | flag::REQUEST_END),
             Self::Direct => (state::DIRECT, flag::ANSWERED),
             Self::Ended => (state::DIRECT, flag::ANSWERED | flag::ENDED),
             Self::Noted => (state::DIRECT, flag::ANSWERED | flag::ENDED | flag::NOTED),

@@ -130,7 +130,11 @@ impl Syn {
 fn processing_half(processing: Processing, socket: Socket, syn: Syn) -> Result<bool, Ingress> {
     let live = match processing {
         Processing::None => return Ok(false),
-        Processing::Begun | Processing::Greeted | Processing::Handing | Processing::Direct => true,
+        Processing::Begun
+        | Processing::Greeted
+        | Processing::Handing
+        | Processing::Confirmed
+        | Processing::Direct => true,
         // The sweep has found its socket in TIME_WAIT or gone, and tells who inspected it.
         Processing::Ended | Processing::Noted | Processing::EndedSelf => false,
     };
@@ -175,6 +179,7 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
                 | Processing::Begun
                 | Processing::Greeted
                 | Processing::Handing
+                | Processing::Confirmed
                 | Processing::Direct
                 | Processing::Ended => Ingress::Release,
             };
@@ -212,6 +217,7 @@ fn syn_rule(inspecting: Inspecting, processing: Processing, syn: Syn, facts: &Kn
             | Processing::Begun
             | Processing::Greeted
             | Processing::Handing
+            | Processing::Confirmed
             | Processing::Direct
             | Processing::Ended
             | Processing::Noted
@@ -270,6 +276,7 @@ fn l7_segment_table_is_exhaustive() {
                         &facts,
                     );
                     let reset = matches!(kind, Kind::Rst | Kind::RstAck);
+                    let begins = matches!(kind, Kind::Data | Kind::Fin);
                     let expected = match (processing, inspecting) {
                         (
                             Processing::Greeted,
@@ -279,10 +286,20 @@ fn l7_segment_table_is_exhaustive() {
                             | Inspecting::Placed
                             | Inspecting::PlacedSelf,
                         ) if reset => Ingress::ToServer,
+                        // The inspecting node has the first byte, and may still give it to another one.
+                        (
+                            Processing::Handing,
+                            Inspecting::None
+                            | Inspecting::Inspect
+                            | Inspecting::Frozen
+                            | Inspecting::Placed
+                            | Inspecting::PlacedSelf,
+                        ) if begins => Ingress::Drop(DropReason::TooEarly),
                         // From the SYN-ACK on the client's own segments are accepted, also before the
                         // handover is complete.
                         (
                             Processing::Handing
+                            | Processing::Confirmed
                             | Processing::Direct
                             | Processing::Ended
                             | Processing::Noted
@@ -326,5 +343,59 @@ fn l7_segment_table_is_exhaustive() {
                 }
             }
         }
+    }
+}
+
+/// During a handover, what the server has seen of the client's clock is noted: the inspecting node must not be behind it.
+#[test]
+fn the_latest_timestamp_is_noted_during_a_handover() {
+    let (x, y) = (Seq(0xffff_fff0), Seq(77));
+    let from = |seq: u32, ack: u32| TcpHeader {
+        seq: x.plus(1).plus(seq),
+        ack: y.plus(1).plus(ack),
+        flags: ACK,
+        payload: 5,
+        ..TcpHeader::default()
+    };
+    for (state, flags, value, header, noted) in [
+        (state::HANDING, flag::ANSWERED, 31, from(1, 0), 31),
+        (state::HANDING, flag::ANSWERED, 31, from(1448, 300), 31),
+        (state::HANDING, flag::ANSWERED, 29, from(1, 0), 30),
+        // Somebody else's: the numbers are not the client's.
+        (state::HANDING, flag::ANSWERED, 31, from(1 << 20, 0), 30),
+        (state::HANDING, flag::ANSWERED, 31, from(0, 1 << 20), 30),
+        (state::HANDING, flag::ANSWERED, 31, from(u32::MAX, 0), 30),
+        // The server is shown no first byte before the inspecting node has sent it,
+        (state::HANDING, flag::ANSWERED, 31, from(0, 0), 30),
+        (
+            state::HANDING,
+            flag::ANSWERED | flag::REQUEST_END,
+            31,
+            from(0, 0),
+            31,
+        ),
+        // nor anything before it has answered.
+        (state::HANDING, 0, 31, from(1, 0), 30),
+        // Nobody will ask.
+        (state::DIRECT, flag::ANSWERED, 31, from(0, 0), 30),
+    ] {
+        let mut e = ConnEntry {
+            state,
+            flags,
+            client_isn: x,
+            server_isn: y,
+            client_tsval: 30,
+            ..ConnEntry::default()
+        };
+        let facts = &every_fact()[0];
+        ingress_l7(
+            &header,
+            &timestamps(value, 1),
+            None,
+            Some(&mut e),
+            NOW,
+            facts,
+        );
+        assert_eq!(e.client_tsval, noted, "{state} {flags} {value} {header:?}");
     }
 }

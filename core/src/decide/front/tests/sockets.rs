@@ -138,15 +138,20 @@ fn server_table_is_exhaustive() {
                 // An older connection's, that the client has forgotten.
                 (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ResetServer,
                 // The client's, not only the inspecting node's.
-                (
-                    Has::Greeted | Has::Open | Has::Sending | Has::Acknowledged,
-                    Kind::Rst | Kind::RstAck,
-                ) => FromServer::ResetBoth,
-                // The client has a greeting; whether it is this one, the inspecting node sees.
-                (Has::Greeted, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ToPeer,
+                // The client has a greeting; whether it is this one, the inspecting node sees. It resets the client, too.
+                (Has::Greeted, Kind::Ack | Kind::Data | Kind::Fin | Kind::Rst | Kind::RstAck) => {
+                    FromServer::ToPeer
+                }
+                (Has::Sending | Has::Acknowledged, Kind::Rst | Kind::RstAck) => {
+                    FromServer::ResetBoth
+                }
                 (Has::Open | Has::Sending, Kind::Ack) => FromServer::ToPeer,
+                // The client may be another node's by now.
+                (Has::Open, Kind::Data | Kind::Fin | Kind::Rst | Kind::RstAck) => {
+                    FromServer::Drop(DropReason::TooEarly)
+                }
                 // An answer before the end of the request (an early 413) is the client's.
-                (Has::Open | Has::Sending, Kind::Data | Kind::Fin) => FromServer::ToClient,
+                (Has::Sending, Kind::Data | Kind::Fin) => FromServer::ToClient,
                 (Has::Acknowledged, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::Direct,
                 (Has::Direct, Kind::Ack | Kind::Data | Kind::Fin | Kind::Rst | Kind::RstAck) => {
                     FromServer::ToClient
