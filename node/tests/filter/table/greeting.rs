@@ -138,7 +138,13 @@ fn at_the_target() -> Vec<Row> {
         ),
     ];
     // The inspecting node gets all of it, whatever the server's clock says.
-    for (flags, payload) in [(DATA, 24), (DATA, 1000), (FIN | ACK, 9), (FIN | ACK, 0)] {
+    for (flags, payload) in [
+        (DATA, 24),
+        (DATA, 1000),
+        (FIN | ACK, 9),
+        (FIN | ACK, 0),
+        (RST | ACK, 0),
+    ] {
         let segment = said(w1, flags, payload);
         let shown = Tcp {
             options: timestamps(0, 1001),
@@ -160,10 +166,6 @@ fn at_the_target() -> Vec<Row> {
         options: sack(&[y1.wrapping_add(9), y1.wrapping_add(20)]),
         ..segment(y1, ACK, 0)
     };
-    let reset = Tcp {
-        flags: RST | ACK,
-        ..said(w1.wrapping_add(9), RST | ACK, 0)
-    };
     rows.extend([
         Row::done(
             "the acknowledgment of a greeting that misses a part",
@@ -175,20 +177,6 @@ fn at_the_target() -> Vec<Row> {
                 Tcp {
                     options: sack(&[w1.wrapping_add(9), w1.wrapping_add(20)]),
                     ..as_client(&hole, w1)
-                },
-            ),
-        ),
-        Row::done(
-            "a server's reset in the middle of its greeting",
-            FRONT_OUT,
-            frame(reset.clone()),
-            greeted,
-            to(
-                Action::ResetBoth,
-                Tcp {
-                    options: vec![],
-                    window: reset.window >> 3,
-                    ..to_peer(&reset, y1.wrapping_add(9))
                 },
             ),
         ),

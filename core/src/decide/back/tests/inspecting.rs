@@ -189,6 +189,27 @@ fn after_a_greeting_the_end_is_told_with_its_length() {
     assert_eq!(option.agreed, GREETED);
 }
 
+/// A server that is to greet waits for the acknowledgment of its SYN-ACK, and may repeat that to an earlier attempt.
+#[test]
+fn a_repeated_answer_to_an_earlier_attempt_is_acknowledged() {
+    let again = answer(Kind::SynAck);
+    for (greeting, before, known) in [
+        (77, state::FROZEN, true),
+        (77, state::INSPECT, false),
+        (0, state::FROZEN, false),
+    ] {
+        let h = Handover {
+            greeting,
+            ..handover(0)
+        };
+        let (mut header, mut e) = (again, entry(before));
+        let outcome = reply(&mut header, PORT + 1, &h, &mut e, NOW);
+        assert_eq!(outcome.is_some(), known);
+        let expected = if known { PORT } else { again.destination };
+        assert_eq!(header.destination, expected);
+    }
+}
+
 /// The client has its greeting, and may have room for no more.
 #[test]
 fn a_greeting_always_has_room() {

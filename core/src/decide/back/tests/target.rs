@@ -166,6 +166,37 @@ fn a_greeting_is_acknowledged_with_the_request() {
     assert_eq!((marked.reserved, marked.urgent), (0, 0));
 }
 
+/// Where a greeting is waited for, the attempt that acknowledges the SYN-ACK is the one that counts.
+#[test]
+fn a_greeting_goes_to_the_attempt_that_has_the_answer() {
+    let first = TcpHeader {
+        source: PORT + 1,
+        seq: X.plus(1),
+        ..Kind::Ack.header()
+    };
+    for (flags, header, present) in [
+        (GREETED, first, true),
+        (0, first, false),
+        (GREETED | flag::REQUEST_END, first, false),
+        (GREETED, TcpHeader { seq: X, ..first }, false),
+        (
+            GREETED,
+            TcpHeader {
+                flags: RST | ACK,
+                ..first
+            },
+            false,
+        ),
+    ] {
+        let mut e = ConnEntry {
+            flags,
+            ..entry(state::HANDING)
+        };
+        assert_eq!(is_present(&header, &mut e), present);
+        assert_eq!(e.peer_port, if present { PORT + 1 } else { PORT });
+    }
+}
+
 /// The inspecting node's kernel may have been told more than the greeting. The client hasn't.
 #[test]
 fn no_more_than_the_greeting_is_acknowledged() {
