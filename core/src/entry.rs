@@ -391,8 +391,7 @@ pub struct RingState {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SweepRecord {
-    /// The connection, or, with [`sweep::HANDOVER`] as role, a handover connection: `remote` is the
-    /// target, `local` this node's end.
+    /// The connection. With [`sweep::SOCKET`] and [`sweep::LISTENER`] the flow alone counts.
     pub key: ConnKey,
     /// Only an entry with this client ISN is meant.
     pub client_isn: Seq,
@@ -402,8 +401,6 @@ pub struct SweepRecord {
 
 /// Roles, requests and results of a [`SweepRecord`].
 pub mod sweep {
-    /// Role: a handover connection of this node's, under its local port.
-    pub const HANDOVER: u32 = 2;
     /// Result: there is no such entry any more.
     pub const GONE: u32 = 1;
     /// Result: the entry's socket lives.
@@ -418,7 +415,7 @@ pub mod sweep {
     pub const MARKED: u32 = 6;
     /// Role: a listener, at the flow's local end.
     pub const LISTENER: u32 = 3;
-    /// Role: the server's socket of the flow.
+    /// Role: the socket of the flow, a server's or a handover connection's.
     pub const SOCKET: u32 = 4;
     /// Result: there is a listener.
     pub const LISTENS: u32 = 7;

@@ -13,7 +13,7 @@ use crate::{
     entries::{entry, forget_processing},
     facts::ownership,
     frame::{ETH, Skb},
-    maps::{CONNECTIONS, HANDOVERS, SWEEP_ROOM},
+    maps::{CONNECTIONS, SWEEP_ROOM},
     sockets::{SockRef, socket},
 };
 
@@ -68,18 +68,6 @@ extern "C" fn step(index: u64, context: *mut core::ffi::c_void) -> i64 {
 #[inline(always)]
 fn check(skb: Skb, record: &SweepRecord) -> u32 {
     let flow = &record.key.flow;
-    if record.key.role == ask::HANDOVER {
-        return match socket(skb, flow) {
-            Socket::None => {
-                if let Some(h) = HANDOVERS.get_ptr_mut(flow.local_port.into()) {
-                    // SAFETY: a value of an array stays valid. The daemon that would write here is gone.
-                    unsafe { (*h).flags = 0 };
-                }
-                ask::DELETED
-            }
-            _ => ask::ALIVE,
-        };
-    }
     match record.key.role {
         ask::LISTENER => return listener(skb, flow),
         ask::SOCKET => {

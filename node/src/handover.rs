@@ -429,6 +429,8 @@ impl Handovers {
                 Err(e) => return Err(HandoverError::Local(e)),
             }
         }
+        // An answer that has just come must not end with a FIN.
+        earlier.iter_mut().for_each(Carrier::give_up);
         Err(HandoverError::Unreachable(ATTEMPTS.iter().sum()))
     }
 
@@ -522,13 +524,16 @@ impl Handovers {
             Ok(Some(interest)) => wait_for_the_end(&mut carrier, &mut rest, interest).await,
             Err(e) => Ok(Err(e)),
         };
-        if greeted && !self.is_complete(&handover.flow) {
+        if greeted && !carrier.is_over() && !self.is_complete(&handover.flow) {
             // Such a server may say more than its greeting, or close its side: neither is the end of the handover.
             let error = match outcome {
                 Ok(Ok(())) => GreetingError::Closed,
                 Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => GreetingError::GoesOn,
                 Ok(Err(e)) => return Err(HandoverError::ResetByTarget(e)),
-                Err(_) => return Err(HandoverError::Incomplete(COMPLETION)),
+                Err(_) => {
+                    carrier.abort();
+                    return Err(HandoverError::Incomplete(COMPLETION));
+                }
             };
             carrier.abort();
             return Err(HandoverError::Greeting(error));

@@ -215,6 +215,7 @@ impl Housekeeper {
         before: &HashSet<(u16, FlowKey)>,
     ) -> Result<HashSet<(u16, FlowKey)>, FilterError> {
         let mut records = Vec::new();
+        let mut asked = Vec::new();
         let mut present = HashSet::new();
         for (port, handover) in self.filter.handovers() {
             if before.contains(&(port, handover.flow)) {
@@ -223,15 +224,22 @@ impl Housekeeper {
                 records.push(SweepRecord {
                     key: ConnKey {
                         flow,
-                        role: sweep::HANDOVER,
+                        role: sweep::SOCKET,
                     },
                     client_isn: Seq(0),
                     value: 0,
                 });
+                asked.push((port, handover));
             }
             present.insert((port, handover.flow));
         }
         self.filter.sweep(&mut records)?;
+        for (record, (port, handover)) in records.iter().zip(asked) {
+            if record.value == sweep::NO_SOCKET {
+                // Unless the port has another flow's by now.
+                self.filter.remove_handover(port, &handover);
+            }
+        }
         Ok(present)
     }
 
@@ -258,6 +266,7 @@ impl Housekeeper {
                 telling.repeats < REPEATS
             });
         }
+        let mut local = self.with(&local, own);
         let mut questions: HashMap<Addr, Vec<Record>> = HashMap::new();
         for (record, peer) in findings.questions {
             if peer == own {
@@ -412,7 +421,11 @@ impl Housekeeper {
                 role: role::INSPECTING,
             };
             let entry = self.filter.connection(&key).ok().flatten();
-            entry.is_some_and(|entry| entry.state != state::INSPECT && entry.peer == peer)
+            let theirs = |entry: ConnEntry| match peer == Addr::from(self.address) {
+                true => entry.has(flag::SELF),
+                false => entry.peer == peer,
+            };
+            entry.is_some_and(|entry| entry.state != state::INSPECT && theirs(entry))
         };
         records.iter().filter(has).copied().collect()
     }

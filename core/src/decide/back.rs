@@ -145,10 +145,10 @@ pub fn reply(
     now: u32,
 ) -> Option<OptionShift> {
     if entry.peer_port != port {
-        // The SYN-ACK once more, for an attempt that was given up: the server didn't get the acknowledgment. Where it is to
-        // greet, nothing else would tell it. The present attempt's socket acknowledges it again.
-        let answers = header.has(SYN | ACK) && h.greeting != 0 && entry.state == state::FROZEN;
-        if !answers {
+        // The target answers an attempt that was given up. Where its server is to greet, nothing but the acknowledgment of
+        // that tells it of another attempt: the present one's socket makes it.
+        let greets = h.greeting != 0 && entry.state == state::FROZEN;
+        if !greets || header.flags & RST != 0 {
             return None;
         }
         header.destination = entry.peer_port;
@@ -331,8 +331,10 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
     entry.used_at = now;
     let reset = header.flags & FIN != 0
         && !(entry.has(flag::REQUEST_END) && header.end() == entry.request_end);
-    if (reset || header.flags & RST != 0) && entry.awaits_greeting() {
-        // What the client sends from now on meets no socket, and so is answered with a reset.
+    if (reset || header.has(RST | ACK)) && entry.awaits_greeting() {
+        // The inspecting node's connection has ended: what the client sends from now on meets no socket, and so is answered
+        // with a reset. A reset without ACK is its kernel's answer to a SYN-ACK that came too late: the client may be
+        // another node's by now.
         entry.state = state::DIRECT;
     }
     if reset {

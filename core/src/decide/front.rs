@@ -91,7 +91,10 @@ pub fn ingress_l7(
                 }
                 note_timestamp(header, options, entry);
             }
-            note(&mut entry.used_at, now);
+            // A handover that the inspecting node has given up is not kept by a client who is served elsewhere.
+            if entry.state != state::HANDING || entry.has(flag::REQUEST_END) {
+                note(&mut entry.used_at, now);
+            }
             if header.flags & RST != 0 {
                 // It may end the socket's TIME_WAIT, which is looked after again.
                 entry.flags &= !flag::ENDED;

@@ -208,6 +208,20 @@ fn a_repeated_answer_to_an_earlier_attempt_is_acknowledged() {
         let expected = if known { PORT } else { again.destination };
         assert_eq!(header.destination, expected);
     }
+    let h = Handover {
+        greeting: 77,
+        ..handover(0)
+    };
+    for (kind, known) in [
+        (Kind::Data, true),
+        (Kind::Fin, true),
+        (Kind::Rst, false),
+        (Kind::RstAck, false),
+    ] {
+        let mut e = entry(state::FROZEN);
+        let outcome = reply(&mut answer(kind), PORT + 1, &h, &mut e, NOW);
+        assert_eq!(outcome.is_some(), known, "{kind:?}");
+    }
 }
 
 /// The client has its greeting, and may have room for no more.
