@@ -15,20 +15,15 @@
 //! 5. When the target's server has it all, the target's filter sends the FIN that ends the handover
 //!    connection. It ends here without an answer, and its socket rests for another handover.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dts_core::addr::{Addr, FlowKey};
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socket2::Socket;
-use thiserror::Error;
 use tokio::io::Interest;
 use tokio::time::error::Elapsed;
 use tokio::time::{interval, timeout};
@@ -37,11 +32,15 @@ use crate::kernel::{Filter, socket};
 
 mod carrier;
 mod greeting;
+mod outcome;
 mod pool;
+mod undecided;
 
 use carrier::Carrier;
 pub use greeting::GreetingError;
+pub use outcome::{HandoverCounters, HandoverError};
 use pool::SocketPool;
+pub use undecided::{Read, Undecided};
 
 /// How long each attempt to reach a target waits before the next one; after the last one the target
 /// counts as gone. An attempt costs one SYN. Where one of fifty frames is lost, one attempt of 25 fails, and
@@ -67,230 +66,6 @@ pub(crate) const LONGEST: Duration = COMPLETION.saturating_add(greeting::PATIENC
 
 /// How often idle sockets are looked for.
 const TIDY: Duration = Duration::from_millis(500);
-
-/// Why a handover failed.
-#[derive(Debug, Error)]
-pub enum HandoverError {
-    /// Nothing listens on the service's port at the target.
-    #[error("the target's server refused the connection")]
-    Refused,
-    /// The target did not answer.
-    #[error("the target did not answer within {0:?}")]
-    Unreachable(Duration),
-    /// The client went away before the target had the connection.
-    #[error("the client closed or reset the connection")]
-    ClientGone,
-    /// The target reset the connection while it took the request.
-    #[error("the target reset the connection before it had the whole request: {0}")]
-    ResetByTarget(io::Error),
-    /// The target did not take the whole request in time.
-    #[error("the target did not acknowledge the whole request within {0:?}")]
-    Incomplete(Duration),
-    /// The target's server has not given the greeting that the client was given.
-    #[error("{0}")]
-    Greeting(GreetingError),
-    /// This node could not make the handover connection.
-    #[error("cannot open a handover connection: {0}")]
-    Local(io::Error),
-}
-
-impl HandoverError {
-    /// Whether another target may be tried: no server has seen the connection.
-    #[must_use]
-    pub const fn allows_another_target(&self) -> bool {
-        matches!(self, Self::Refused | Self::Unreachable(_) | Self::Local(_))
-    }
-}
-
-/// How many handovers there are and were.
-#[derive(Debug, Default)]
-pub struct HandoverCounters {
-    /// Begun.
-    pub started: AtomicU64,
-    /// Completed.
-    pub done: AtomicU64,
-    /// Failed: refused by the target's server.
-    pub refused: AtomicU64,
-    /// Failed: no answer from the target.
-    pub unreachable: AtomicU64,
-    /// Failed: the client went away.
-    pub client_gone: AtomicU64,
-    /// Failed: the target reset the connection.
-    pub reset: AtomicU64,
-    /// Failed: the target never acknowledged the whole request.
-    pub incomplete: AtomicU64,
-    /// Failed: the target's server gave another greeting than the client had been given, or none.
-    pub greeting: AtomicU64,
-    /// Failed: on this node.
-    pub local: AtomicU64,
-}
-
-impl HandoverCounters {
-    /// The failures by reason.
-    pub fn failures(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        [
-            ("refused", &self.refused),
-            ("unreachable", &self.unreachable),
-            ("client_gone", &self.client_gone),
-            ("reset", &self.reset),
-            ("incomplete", &self.incomplete),
-            ("greeting", &self.greeting),
-            ("local", &self.local),
-        ]
-        .into_iter()
-        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
-    }
-
-    fn failed(&self, error: &HandoverError) -> &AtomicU64 {
-        match error {
-            HandoverError::Refused => &self.refused,
-            HandoverError::Unreachable(_) => &self.unreachable,
-            HandoverError::ClientGone => &self.client_gone,
-            HandoverError::ResetByTarget(_) => &self.reset,
-            HandoverError::Incomplete(_) => &self.incomplete,
-            HandoverError::Greeting(_) => &self.greeting,
-            HandoverError::Local(_) => &self.local,
-        }
-    }
-}
-
-/// A client's connection that an inspector has, and what has been read from it.
-#[derive(Debug)]
-pub struct Undecided {
-    /// The socket. Whether it blocks doesn't matter: each call says that it must not.
-    socket: Socket,
-    /// The client's flow, local port the service's own.
-    flow: FlowKey,
-    /// What has been read.
-    request: Vec<u8>,
-    /// Whether the client has closed its side.
-    half_closed: bool,
-    /// What the client was given in the server's stead; empty where the client speaks first.
-    greeting: Arc<[u8]>,
-}
-
-/// The result of reading from a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Read {
-    /// There was something new.
-    More,
-    /// There is nothing to read at present.
-    Nothing,
-    /// The client has closed its side; nothing more will come.
-    End,
-}
-
-impl Undecided {
-    /// Takes over an accepted socket of the inspector's port.
-    #[must_use]
-    pub fn new(socket: Socket, flow: FlowKey) -> Self {
-        Self {
-            socket,
-            flow,
-            request: Vec::new(),
-            half_closed: false,
-            greeting: Arc::default(),
-        }
-    }
-
-    /// Gives the client the greeting of the service's servers, which speak first (DTS §2.6).
-    ///
-    /// # Errors
-    ///
-    /// When it could not be sent as a whole, as can be when the client is gone.
-    pub fn greet(&mut self, greeting: &Arc<[u8]>) -> io::Result<()> {
-        // The client's request is acknowledged at once: while greetings are compared, nobody else does.
-        socket::acknowledge_at_once(&self.socket, true)?;
-        // A fresh socket has room for far more.
-        match send(&self.socket, greeting, SendFlags::DONTWAIT)? {
-            all if all == greeting.len() => {}
-            _ => return Err(io::ErrorKind::WriteZero.into()),
-        }
-        self.greeting = Arc::clone(greeting);
-        Ok(())
-    }
-
-    /// Whether the client has all that it was given: what is lost of it later, nobody would repeat.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is gone.
-    pub fn is_greeted(&self) -> io::Result<bool> {
-        if self.greeting.is_empty() {
-            return Ok(true);
-        }
-        if let Some(error) = self.socket.take_error()? {
-            return Err(error);
-        }
-        Ok(socket::unacknowledged(&self.socket)? == 0)
-    }
-
-    /// The client's flow.
-    #[must_use]
-    pub fn flow(&self) -> &FlowKey {
-        &self.flow
-    }
-
-    /// What has been read from the client so far.
-    #[must_use]
-    pub fn request(&self) -> &[u8] {
-        &self.request
-    }
-
-    /// The socket, to wait for.
-    #[must_use]
-    pub fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
-    /// Reads what is there, up to `most` bytes in all.
-    ///
-    /// # Errors
-    ///
-    /// When the client has reset the connection.
-    pub fn read(&mut self, most: usize) -> io::Result<Read> {
-        let before = self.request.len();
-        while self.request.len() < most && !self.half_closed {
-            let room = (most - self.request.len()).min(READ_CHUNK);
-            let read = ROOM.with_borrow_mut(|buffer| {
-                let n = recv(&self.socket, &mut buffer[..room], RecvFlags::DONTWAIT)?.0;
-                self.request.extend_from_slice(&buffer[..n]);
-                Ok(n)
-            });
-            match read {
-                Ok(0) => self.half_closed = true,
-                // Less than asked for: nothing more is there, and a call is saved.
-                Ok(n) if n < room => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(match self.request.len() > before {
-            true => Read::More,
-            false if self.half_closed => Read::End,
-            false => Read::Nothing,
-        })
-    }
-
-    /// Reads everything that the kernel has acknowledged to the client.
-    fn drain(&mut self) -> io::Result<()> {
-        loop {
-            match self.read(usize::MAX)? {
-                Read::More => {}
-                Read::Nothing | Read::End => return Ok(()),
-            }
-        }
-    }
-}
-
-/// How much one call reads at the most.
-const READ_CHUNK: usize = 16 * 1024;
-
-thread_local! {
-    /// What a worker reads into: most requests are short, so they are copied rather than given room.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
-}
 
 /// Where a connection goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,9 @@ use dts_core::handover::adoption::{self, Adoption, Covered, Kind};
 use dts_core::handover::{HandoverEnds, HandoverOption, OptionRoom, destination, release};
 use dts_core::seq::Seq;
 use dts_lab::{Family, Lab, Place};
-use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, TcpHeader};
+use etherparse::{
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, TcpHeader, TcpOptionElement,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cluster::{HANDOVER_PORT, client_address, family, vip};
@@ -366,4 +368,35 @@ pub(crate) fn option(number: u16, service: u16, now: u32) -> HandoverOption {
         server_tsval: 0,
         made: now,
     }
+}
+
+/// An IPv4 packet with a right header.
+pub(crate) fn whole_v4(mut ip: Ipv4Header, payload: &[u8]) -> Vec<u8> {
+    ip.header_checksum = ip.calc_header_checksum();
+    [&ip.to_bytes()[..], payload].concat()
+}
+
+/// Source and destination of a frame's TCP packet, the length of its IP header, and the packet without what a frame may
+/// have behind it.
+pub(crate) fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr, usize, &[u8])> {
+    // Of the other version it is an error.
+    if let Ok((ip, _)) = Ipv6Header::from_slice(packet) {
+        let whole = packet.get(..Ipv6Header::LEN + usize::from(ip.payload_length))?;
+        let tcp = ip.next_header == IpNumber::TCP;
+        let (from, to) = (ip.source.into(), ip.destination.into());
+        return tcp.then_some((from, to, Ipv6Header::LEN, whole));
+    }
+    let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
+    let whole = packet.get(..usize::from(ip.total_len))?;
+    let tcp = ip.protocol == IpNumber::TCP;
+    let (from, to) = (ip.source.into(), ip.destination.into());
+    tcp.then_some((from, to, ip.header_len(), whole))
+}
+
+/// A header's timestamps.
+pub(crate) fn timestamps(tcp: &TcpHeader) -> Option<(u32, u32)> {
+    tcp.options_iterator().find_map(|option| match option {
+        Ok(TcpOptionElement::Timestamp(value, echo)) => Some((value, echo)),
+        _ => None,
+    })
 }

@@ -19,7 +19,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::client::PATIENCE;
 use crate::cluster::{CLIENT, Cluster, Method, family, vip};
-use crate::packet::{Extension, HOPS, extended, ipv6, raw_socket, tcp_bytes};
+use crate::packet::{
+    Extension, HOPS, addresses, extended, ipv6, raw_socket, tcp_bytes, timestamps, whole_v4,
+};
 
 /// The client's address: one of those that nodes reach by the client's own (`dts_lab`'s further addresses).
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
@@ -483,41 +485,10 @@ impl RawClient {
     }
 }
 
-/// An IPv4 packet with a right header.
-fn whole_v4(mut ip: Ipv4Header, payload: &[u8]) -> Vec<u8> {
-    ip.header_checksum = ip.calc_header_checksum();
-    [&ip.to_bytes()[..], payload].concat()
-}
-
-/// Source and destination of a frame's TCP packet, the length of its IP header, and the packet without what a frame may
-/// have behind it.
-fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr, usize, &[u8])> {
-    // Of the other version it is an error.
-    if let Ok((ip, _)) = Ipv6Header::from_slice(packet) {
-        let whole = packet.get(..Ipv6Header::LEN + usize::from(ip.payload_length))?;
-        let tcp = ip.next_header == IpNumber::TCP;
-        let (from, to) = (ip.source.into(), ip.destination.into());
-        return tcp.then_some((from, to, Ipv6Header::LEN, whole));
-    }
-    let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
-    let whole = packet.get(..usize::from(ip.total_len))?;
-    let tcp = ip.protocol == IpNumber::TCP;
-    let (from, to) = (ip.source.into(), ip.destination.into());
-    tcp.then_some((from, to, ip.header_len(), whole))
-}
-
 /// Whether an acknowledgment covers data that begins at `seq`.
 fn is_acked(acked: u32, seq: u32, data: &[u8]) -> bool {
     let end = seq.wrapping_add(data.len() as u32);
     end.wrapping_sub(acked) as i32 <= 0
-}
-
-/// A header's timestamps.
-fn timestamps(tcp: &TcpHeader) -> Option<(u32, u32)> {
-    tcp.options_iterator().find_map(|option| match option {
-        Ok(TcpOptionElement::Timestamp(value, echo)) => Some((value, echo)),
-        _ => None,
-    })
 }
 
 /// The length of the whole response that these bytes begin with, and its body.

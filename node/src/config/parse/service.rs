@@ -2,6 +2,8 @@
 
 mod greeting;
 mod process;
+mod protocol;
+mod target;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,10 +18,11 @@ use crate::config::diagnostic::{Report, Reported};
 use crate::config::model::{
     Fate, Handover, Matcher, Mode, NodeId, ProcessSocket, Protocol, Rule, Service, Target,
 };
-use crate::config::reader::{Reader, elements, parsed};
+use crate::config::reader::{Reader, parsed};
 use crate::config::values;
 
 use greeting::First;
+use target::target;
 
 /// A service, and where the file says what about it.
 pub(in crate::config) struct ServiceDraft {
@@ -315,103 +318,6 @@ impl Inspection {
         inspection.check_greeting(report)?;
         Ok(inspection)
     }
-
-    /// Refuses what means nothing with the protocol.
-    fn check_protocol(&self, report: &mut Report<'_>, span: &Range<usize>) -> Result<(), Reported> {
-        match self.protocol {
-            Protocol::Bytes(bytes) => self.check_bytes(bytes, report, span),
-            Protocol::Http => self.check_rules(report, span, "line"),
-            Protocol::Line if !self.keep_local.is_empty() => Err(report.error(
-                span,
-                "a `protocol` of lines has no paths for `keep_local` to look at",
-                "remove it, or write a rule with a `line_prefix` and to = \"local\"",
-            )),
-            Protocol::Line => self.check_rules(report, span, "URI"),
-        }
-    }
-
-    /// Refuses rules and targets that look at something the protocol doesn't have.
-    fn check_rules(
-        &self,
-        report: &mut Report<'_>,
-        span: &Range<usize>,
-        missing: &str,
-    ) -> Result<(), Reported> {
-        let lines = self.protocol == Protocol::Line;
-        let odd = |target: &Target| match target {
-            Target::HashUri => lines,
-            Target::HashLine => !lines,
-            Target::Local | Target::Nodes(_) => false,
-        };
-        let (name, help) = match lines {
-            true => ("lines", "use `line`, `line_prefix` and { hash = \"line\" }"),
-            false => (
-                "HTTP",
-                "use `path`, `path_prefix`, `host` and { hash = \"uri\" }, or write protocol = \"line\"",
-            ),
-        };
-        for rule in &self.rules {
-            let Matcher {
-                path,
-                path_prefix,
-                host,
-                line,
-                line_prefix,
-            } = &rule.get_ref().matcher;
-            let foreign = match lines {
-                true => path.is_some() || path_prefix.is_some() || host.is_some(),
-                false => line.is_some() || line_prefix.is_some(),
-            };
-            if foreign || odd(&rule.get_ref().to) {
-                let message = format!("the rule looks at what a `protocol` of {name} has not");
-                return Err(report.error(&rule.span(), message, help));
-            }
-            // With the line feed.
-            let longest = line.iter().chain(line_prefix).map(|text| text.len() + 1);
-            if longest.max().is_some_and(|len| len > self.undecided_bytes) {
-                return Err(report.error(
-                    &rule.span(),
-                    "the rule matches nothing: no line so long fits `undecided_bytes`",
-                    "raise `undecided_bytes`",
-                ));
-            }
-        }
-        if odd(&self.default) {
-            let message = format!(
-                "a `protocol` of {name} has no {missing} that the default target could be chosen by"
-            );
-            return Err(report.error(span, message, help));
-        }
-        Ok(())
-    }
-
-    /// Refuses what means nothing where requests are not read.
-    fn check_bytes(
-        &self,
-        bytes: u16,
-        report: &mut Report<'_>,
-        span: &Range<usize>,
-    ) -> Result<(), Reported> {
-        let (what, help) = if !self.rules.is_empty() || !self.keep_local.is_empty() {
-            (
-                "has no paths or hosts for `rule` and `keep_local` to look at",
-                "remove them: all connections go to the default target",
-            )
-        } else if matches!(self.default, Target::HashUri | Target::HashLine) {
-            (
-                "has no URI and no line that the default target could be chosen by",
-                "write default = \"local\" or { nodes = [\"n1\"] }",
-            )
-        } else if usize::from(bytes) > self.undecided_bytes {
-            (
-                "waits for more bytes than `undecided_bytes` allows",
-                "raise `undecided_bytes`, or wait for fewer",
-            )
-        } else {
-            return Ok(());
-        };
-        Err(report.error(span, format!("a `protocol` of bytes {what}"), help))
-    }
 }
 
 fn keep_local(table: &mut Reader<'_>, report: &mut Report<'_>) -> Result<Vec<String>, Reported> {
@@ -503,64 +409,4 @@ pub(in crate::config) fn begins_like(line: &str, prefix: &str) -> bool {
     line.as_bytes()
         .get(..prefix.len())
         .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
-}
-
-/// A target; the nodes it names are added to `named`.
-fn target<'a>(
-    report: &mut Report<'_>,
-    key: &'static str,
-    value: &'a Spanned<DeValue<'a>>,
-    named: &mut Vec<Spanned<NodeId>>,
-) -> Result<Target, Reported> {
-    const HELP: &str = "write \"local\", { nodes = [\"n1\"] } or { hash = \"uri\" } (of lines { hash = \"line\" })";
-    let table = match value.get_ref() {
-        DeValue::String(text) if text == "local" => return Ok(Target::Local),
-        DeValue::Table(table) => table,
-        _ => return Err(report.error(&value.span(), format!("`{key}` is no target"), HELP)),
-    };
-    let mut table = Reader::new("a target", table, value.span());
-    let hash = table.raw("hash");
-    let nodes = table.raw("nodes");
-    table.finish(report);
-    match (hash, nodes) {
-        (Some(hash), None) => match hash.get_ref() {
-            DeValue::String(text) if text == "uri" => Ok(Target::HashUri),
-            DeValue::String(text) if text == "line" => Ok(Target::HashLine),
-            _ => Err(report.error(
-                &hash.span(),
-                "`hash` is no known key",
-                "write \"uri\", or \"line\" with protocol = \"line\"",
-            )),
-        },
-        (None, Some(nodes)) => node_list(report, nodes, named).map(Target::Nodes),
-        (None, None) | (Some(_), Some(_)) => {
-            let message = format!("`{key}` must have either `nodes` or `hash`");
-            Err(report.error(&value.span(), message, HELP))
-        }
-    }
-}
-
-fn node_list<'a>(
-    report: &mut Report<'_>,
-    value: &'a Spanned<DeValue<'a>>,
-    named: &mut Vec<Spanned<NodeId>>,
-) -> Result<Vec<NodeId>, Reported> {
-    let values = elements(report, "nodes", value, "nodes = [\"n1\"]")?;
-    if values.is_empty() {
-        return Err(report.error(&value.span(), "`nodes` is empty", "name at least one node"));
-    }
-    let ids: Vec<_> = values
-        .into_iter()
-        .map(|value| parsed(report, "nodes", value, values::node_id))
-        .collect();
-    let ids = ids.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut seen = BTreeSet::new();
-    for id in &ids {
-        if !seen.insert(id.get_ref().clone()) {
-            let message = format!("`nodes` has {:?} twice", id.get_ref());
-            return Err(report.error(&id.span(), message, "name each node once"));
-        }
-    }
-    named.extend(ids.iter().cloned());
-    Ok(ids.into_iter().map(Spanned::into_inner).collect())
 }

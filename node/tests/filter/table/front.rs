@@ -19,6 +19,7 @@ use crate::frame::{ETH, Ip, Tcp, arp, extended, fragment, icmp, mend, neighbour}
 use crate::world::{World, addr, ip_len};
 
 mod clients;
+mod extensions;
 mod neighbours;
 mod servers;
 
@@ -30,10 +31,15 @@ const FROM_BACK: u32 = 0x4454_5301;
 const TO_CLIENT: u32 = 0x4454_5302;
 
 pub(super) fn rows() -> Vec<Row> {
-    [clients::rows(), servers::rows(), neighbours::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        clients::rows(),
+        extensions::rows(),
+        servers::rows(),
+        neighbours::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn nothing(_: &Bench) {}
