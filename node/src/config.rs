@@ -20,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Severity};
+pub(crate) use model::begins_like;
 pub use model::{
     ClusterConfig, Config, Fate, Greeting, Handover, HashKind, Matcher, Member, Mode, NodeConfig,
     NodeId, ProcessSocket, Protocol, RingConfig, Rule, Service, Target, service_id,

@@ -82,12 +82,13 @@ impl OncePerSecond {
     pub fn allows(&self) -> bool {
         const SECOND: u64 = 1_000_000_000;
         let (now, next) = (monotonic_ns(), self.0.load(Ordering::Relaxed));
+        let order = Ordering::Relaxed;
         // Of several threads one logs.
-        let exchanged = || {
-            let order = Ordering::Relaxed;
-            self.0.compare_exchange(next, now + SECOND, order, order)
-        };
-        now >= next && exchanged().is_ok()
+        now >= next
+            && self
+                .0
+                .compare_exchange(next, now + SECOND, order, order)
+                .is_ok()
     }
 }
 

@@ -17,12 +17,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dts_core::addr::{Addr, FlowKey};
+use dts_core::addr::Addr;
 use dts_core::entry::{ConnKey, Handover, SweepRecord, flag, role, state, sweep};
 use tokio::io::Interest;
 use tokio::time::error::Elapsed;
@@ -74,12 +73,6 @@ pub enum Destination {
     Own,
     /// The server of the node with this back address.
     Node(IpAddr),
-}
-
-/// A handover connection, and those that were tried before it.
-struct Attempts<'a> {
-    carrier: Carrier<'a>,
-    earlier: Vec<Carrier<'a>>,
 }
 
 /// Hands connections over to their processing nodes.
@@ -144,10 +137,7 @@ impl Handovers {
         self.counters.started.fetch_add(1, Ordering::Relaxed);
         let result = match self.connect(&connection, destination).await {
             // The earlier ones are known until all is over: the target may answer them late.
-            Ok(Attempts {
-                carrier,
-                earlier: _earlier,
-            }) => self.go_on(connection, carrier).await.map_err(|e| (e, None)),
+            Ok((carrier, _earlier)) => self.go_on(connection, carrier).await.map_err(|e| (e, None)),
             Err(e) if e.allows_another_target() => Err((e, Some(connection))),
             Err(e) => {
                 self.reset(connection);
@@ -162,12 +152,13 @@ impl Handovers {
         result
     }
 
-    /// Opens the handover connection: the target's server has accepted the client's connection then.
+    /// Opens the handover connection: the target's server has accepted the client's connection then. With it those that were
+    /// tried before.
     async fn connect(
         &self,
         connection: &Undecided,
         destination: Destination,
-    ) -> Result<Attempts<'_>, HandoverError> {
+    ) -> Result<(Carrier<'_>, Vec<Carrier<'_>>), HandoverError> {
         let (target, own) = match destination {
             Destination::Own => (self.self_address, true),
             Destination::Node(address) => (address, false),
@@ -195,7 +186,7 @@ impl Handovers {
                 begun => begun,
             };
             match connected {
-                Ok(true) => return Ok(Attempts { carrier, earlier }),
+                Ok(true) => return Ok((carrier, earlier)),
                 Ok(false) => earlier.push(carrier),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                     return Err(HandoverError::Refused);
@@ -215,10 +206,9 @@ impl Handovers {
         connection: Undecided,
         mut carrier: Carrier<'_>,
     ) -> Result<(), HandoverError> {
-        if connection.greeting.is_empty() {
-            return self.complete(connection, carrier).await;
-        }
-        if let Err(error) = greeting::compare(&mut carrier, &connection.greeting).await {
+        if !connection.greeting.is_empty()
+            && let Err(error) = greeting::compare(&mut carrier, &connection.greeting).await
+        {
             carrier.abort();
             self.reset(connection);
             return Err(error);
@@ -226,102 +216,37 @@ impl Handovers {
         self.complete(connection, carrier).await
     }
 
-    /// Whether a flow's handover is complete: the filter has seen the target's FIN, or all is over since.
-    fn is_complete(&self, flow: &FlowKey) -> bool {
-        let key = ConnKey {
-            flow: *flow,
-            role: role::INSPECTING,
-        };
-        let entry = self.filter.connection(&key).ok().flatten();
-        entry.is_none_or(|entry| entry.state == state::PLACED)
-    }
-
     /// Sends the request and waits until the target's server has all of it.
     async fn complete(
         &self,
         mut connection: Undecided,
-        carrier: Carrier<'_>,
+        mut carrier: Carrier<'_>,
     ) -> Result<(), HandoverError> {
         let drained = connection.drain();
         let mut handover = *carrier.handover();
         set_request_end(&mut handover, &connection);
-        let Undecided {
-            socket,
-            request,
-            greeting,
-            flow,
-            ..
-        } = connection;
-        // Whatever happens now, the inspector's socket must not speak to the client again. But a server that greets may
-        // go on with its greeting when the whole has been compared, and then the client must be reset.
-        let greeted = !greeting.is_empty();
-        let (held, silent) = match greeted && drained.is_ok() {
-            true => (Some(Undecided::new(socket, flow)), Ok(())),
-            false => (None, socket::close_silently(OwnedFd::from(socket))),
-        };
-        if drained.is_err() {
-            // The target has seen the client's reset, too.
-            carrier.abort();
-            return Err(HandoverError::ClientGone);
-        }
-        silent.map_err(HandoverError::Local)?;
-        let outcome = self.send(carrier, handover, &request, greeted).await;
-        match (held, &outcome) {
-            (Some(client), Ok(())) => {
-                let _ = socket::close_silently(OwnedFd::from(client.socket));
+        let request = std::mem::take(&mut connection.request);
+        let greeted = !connection.greeting.is_empty();
+        if drained.is_err() || !greeted {
+            // Whatever happens now, the inspector's socket must not speak to the client again.
+            let silent = socket::close_silently(connection.socket);
+            if drained.is_err() {
+                // The target has seen the client's reset, too.
+                carrier.abort();
+                return Err(HandoverError::ClientGone);
             }
-            (Some(client), Err(_)) => self.reset(client),
-            (None, _) => {}
+            silent.map_err(HandoverError::Local)?;
+            carrier.update(handover);
+            return send(carrier, &request, greeted).await;
+        }
+        // A server that greets may go on with its greeting when the whole has been compared: then the client must be reset.
+        carrier.update(handover);
+        let outcome = send(carrier, &request, greeted).await;
+        match outcome {
+            Ok(()) => drop(socket::close_silently(connection.socket)),
+            Err(_) => self.reset(connection),
         }
         outcome
-    }
-
-    /// Sends a whole request, to a server that has `greeted` or to one that doesn't.
-    async fn send(
-        &self,
-        mut carrier: Carrier<'_>,
-        handover: Handover,
-        request: &[u8],
-        greeted: bool,
-    ) -> Result<(), HandoverError> {
-        carrier.update(handover);
-        if request.len() > ONE_SEGMENT {
-            // Otherwise the last segment waits until the others are acknowledged.
-            carrier
-                .socket()
-                .and_then(|socket| socket.set_tcp_nodelay(true))
-                .map_err(HandoverError::Local)?;
-        }
-        let mut rest = request;
-        let outcome = match carrier.send(&mut rest) {
-            // Most often; a timer for it would only be taken down again.
-            Ok(None) => Ok(Ok(())),
-            Ok(Some(interest)) => wait_for_the_end(&mut carrier, &mut rest, interest).await,
-            Err(e) => Ok(Err(e)),
-        };
-        if greeted && !carrier.is_over() && !self.is_complete(&handover.flow) {
-            // Such a server may say more than its greeting, or close its side: neither is the end of the handover.
-            let error = match outcome {
-                Ok(Ok(())) => GreetingError::Closed,
-                Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidData => GreetingError::GoesOn,
-                Ok(Err(e)) => return Err(HandoverError::ResetByTarget(e)),
-                Err(_) => {
-                    carrier.abort();
-                    return Err(HandoverError::Incomplete(COMPLETION));
-                }
-            };
-            carrier.abort();
-            return Err(HandoverError::Greeting(error));
-        }
-        match outcome {
-            Ok(_) if greeted => carrier.close().map_err(HandoverError::Local),
-            Ok(Ok(())) => carrier.close().map_err(HandoverError::Local),
-            Ok(Err(e)) => Err(HandoverError::ResetByTarget(e)),
-            Err(_) => {
-                carrier.abort();
-                Err(HandoverError::Incomplete(COMPLETION))
-            }
-        }
     }
 
     /// Resets a client's connection that has not been handed over.
@@ -331,6 +256,11 @@ impl Handovers {
             role: role::INSPECTING,
         };
         let entry = self.filter.connection(&key).ok().flatten();
+        if entry.is_some_and(|entry| entry.state == state::PLACED) {
+            // It has been handed over meanwhile.
+            let _ = socket::close_silently(connection.socket);
+            return;
+        }
         if let Some(mut entry) = entry
             && entry.state == state::FROZEN
         {
@@ -350,6 +280,45 @@ impl Handovers {
             let _ = self.filter.sweep(&mut record);
         }
     }
+}
+
+/// Sends a whole request, to a server that has `greeted` or to one that doesn't.
+async fn send(
+    mut carrier: Carrier<'_>,
+    request: &[u8],
+    greeted: bool,
+) -> Result<(), HandoverError> {
+    if request.len() > ONE_SEGMENT {
+        // Otherwise the last segment waits until the others are acknowledged.
+        carrier
+            .socket()
+            .and_then(|socket| socket.set_tcp_nodelay(true))
+            .map_err(HandoverError::Local)?;
+    }
+    let mut rest = request;
+    let outcome = match carrier.send(&mut rest) {
+        // Most often; a timer for it would only be taken down again.
+        Ok(None) => Ok(Ok(())),
+        Ok(Some(interest)) => wait_for_the_end(&mut carrier, &mut rest, interest).await,
+        Err(e) => Ok(Err(e)),
+    };
+    let error = match outcome {
+        Ok(Ok(())) if !greeted => return carrier.close().map_err(HandoverError::Local),
+        // Such a server may say more than its greeting, or close its side: neither is the end of the handover. And if it
+        // has ended, the client is served, whatever becomes of this socket.
+        _ if greeted && carrier.is_complete() => {
+            let _ = carrier.close();
+            return Ok(());
+        }
+        Ok(Ok(())) => HandoverError::Greeting(GreetingError::Closed),
+        Ok(Err(e)) if greeted && e.kind() == io::ErrorKind::InvalidData => {
+            HandoverError::Greeting(GreetingError::GoesOn)
+        }
+        Ok(Err(e)) => return Err(HandoverError::ResetByTarget(e)),
+        Err(_) => HandoverError::Incomplete(COMPLETION),
+    };
+    carrier.abort();
+    Err(error)
 }
 
 /// Sends the rest of a request and waits until the target's server has all of it, for [`COMPLETION`] at the most.

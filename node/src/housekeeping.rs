@@ -168,11 +168,7 @@ impl Housekeeper {
                         sweep::DELETE_ALWAYS
                     } else {
                         if idle > SILENT || entry.has(flag::DOUBTED) {
-                            let at = if own {
-                                Addr::from(self.address)
-                            } else {
-                                entry.peer
-                            };
+                            let at = self.place(&entry);
                             findings.questions.push(((key.flow, entry.client_isn), at));
                         }
                         continue;
@@ -412,6 +408,14 @@ impl Housekeeper {
         self.request(role::INSPECTING, records, sweep::DELETE_ALWAYS);
     }
 
+    /// The node that an inspecting entry's connection is at.
+    fn place(&self, entry: &ConnEntry) -> Addr {
+        match entry.has(flag::SELF) {
+            true => Addr::from(self.address),
+            false => entry.peer,
+        }
+    }
+
     /// Those of the connections that `peer` has, as far as is known here. A node that a handover was tried with before
     /// another took it says, too, that the connection is over there.
     fn with(&self, records: &[Record], peer: Addr) -> Vec<Record> {
@@ -421,11 +425,7 @@ impl Housekeeper {
                 role: role::INSPECTING,
             };
             let entry = self.filter.connection(&key).ok().flatten();
-            let theirs = |entry: ConnEntry| match peer == Addr::from(self.address) {
-                true => entry.has(flag::SELF),
-                false => entry.peer == peer,
-            };
-            entry.is_some_and(|entry| entry.state != state::INSPECT && theirs(entry))
+            entry.is_some_and(|entry| entry.state != state::INSPECT && self.place(&entry) == peer)
         };
         records.iter().filter(has).copied().collect()
     }

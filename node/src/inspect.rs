@@ -116,6 +116,14 @@ impl Destination {
             Self::ByKey => TargetChoice::Key(place()),
         }
     }
+
+    /// The choice where there is nothing to take a key from: by key means this node.
+    fn without_key(&self) -> TargetChoice {
+        match self {
+            Self::Fixed(choice) => choice.clone(),
+            Self::ByKey => TargetChoice::Local,
+        }
+    }
 }
 
 /// Nodes that take turns.

@@ -11,9 +11,9 @@ use toml::Spanned;
 use super::diagnostic::{Report, Reported};
 use super::model::{
     ClusterConfig, Config, Handover, Matcher, Mode, NodeConfig, NodeId, Protocol, RingConfig,
-    Service, Target, inspector_socket,
+    Service, Target, begins_like, inspector_socket,
 };
-use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft, begins_like};
+use super::parse::{Draft, MemberDraft, NodeDraft, ServiceDraft};
 use super::reader::nearest;
 
 /// The longest path of a Unix socket (`sun_path` with its final zero byte), in bytes.
@@ -436,7 +436,7 @@ fn covers(wide: &Matcher, narrow: &Matcher) -> bool {
     });
     let beginning = wide.line_prefix.as_ref().is_none_or(|wide| {
         let mut given = narrow.line.iter().chain(&narrow.line_prefix);
-        given.any(|narrow| begins_like(narrow, wide))
+        given.any(|narrow| begins_like(narrow.as_bytes(), wide))
     });
     host && path && prefix && line && beginning
 }

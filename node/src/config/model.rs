@@ -256,7 +256,7 @@ pub enum Handover {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
     Http,
-    /// Anything in which the client speaks first. The inspector waits for so many bytes and looks at none of them: all
+    /// Anything in which the client speaks first, or after a greeting. The inspector waits for so many bytes and looks at none of them: all
     /// connections go to the default target (the paper's §4.2).
     Bytes(u16),
     /// Anything in which the client's first line is its request: text up to a line feed.
@@ -332,6 +332,12 @@ pub struct Matcher {
     pub line: Option<String>,
     /// How the first line begins. Case doesn't matter.
     pub line_prefix: Option<String>,
+}
+
+/// Whether a line begins so, whatever the case of ASCII letters.
+pub(crate) fn begins_like(line: &[u8], prefix: &str) -> bool {
+    line.get(..prefix.len())
+        .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 /// Where a request goes.

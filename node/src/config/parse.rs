@@ -15,7 +15,7 @@ use super::model::{ClusterConfig, HashKind, Member, NodeConfig, NodeId, RingConf
 use super::reader::{Reader, elements};
 use super::values;
 
-pub(super) use service::{ServiceDraft, begins_like};
+pub(super) use service::ServiceDraft;
 
 /// A link-local address (RFC 3927) that stands for the node itself; no host should have it.
 const SELF_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 68, 84));

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use dts_core::entry::{ConnKey, Handover, role};
+use dts_core::entry::{ConnEntry, ConnKey, Handover, role, state};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
 use super::pool::{Port, PortSocket, SocketPool};
-use crate::kernel::Filter;
 use crate::kernel::socket::{close_silently, disconnect_silently, watch};
+use crate::kernel::{Filter, FilterError};
 
 /// A handover connection. The filter forgets it when it is dropped.
 pub(super) struct Carrier<'a> {
@@ -204,12 +204,23 @@ impl<'a> Carrier<'a> {
 
     /// Whether the client's connection is over, or another one by now: the filter has nothing of this handover any more.
     pub(super) fn is_over(&self) -> bool {
+        self.entry().is_ok_and(|entry| entry.is_none())
+    }
+
+    /// Whether the handover is complete: the filter has seen the target's FIN, or all is over since.
+    pub(super) fn is_complete(&self) -> bool {
+        let entry = self.entry().ok().flatten();
+        entry.is_none_or(|entry| entry.state == state::PLACED)
+    }
+
+    /// What the filter has of the client's connection, while it is this handover's.
+    fn entry(&self) -> Result<Option<ConnEntry>, FilterError> {
         let key = ConnKey {
             flow: self.handover.flow,
             role: role::INSPECTING,
         };
-        let entry = self.filter.connection(&key);
-        entry.is_ok_and(|entry| entry.is_none_or(|e| e.peer_port != self.port.number))
+        let entry = self.filter.connection(&key)?;
+        Ok(entry.filter(|entry| entry.peer_port == self.port.number))
     }
 
     /// Ends the connection without a segment: its target has forgotten it. The socket is kept for another.

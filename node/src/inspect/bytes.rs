@@ -1,7 +1,8 @@
 //! The inspector of services whose requests are not read: it waits for a number of bytes, and hands connections to the
-//! default target (DTS §4.2). It carries every protocol in which the client speaks first.
+//! default target (DTS §4.2). It carries every protocol in which the client speaks first, or after a
+//! greeting.
 
-use super::{ConnectionInfo, Decision, Inspector, NodeSet, TargetChoice};
+use super::{ConnectionInfo, Decision, Destination, Inspector, TargetChoice};
 use crate::config::Target;
 
 /// Waits for bytes and looks at none of them.
@@ -18,10 +19,7 @@ impl BytesInspector {
     pub fn new(bytes: u16, target: &Target) -> Self {
         Self {
             bytes: bytes.into(),
-            target: match target {
-                Target::Local | Target::HashUri | Target::HashLine => TargetChoice::Local,
-                Target::Nodes(nodes) => TargetChoice::Nodes(NodeSet::new(nodes.as_slice()).into()),
-            },
+            target: Destination::from(target).without_key(),
         }
     }
 }

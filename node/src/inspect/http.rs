@@ -70,13 +70,9 @@ impl HttpInspector {
         }
     }
 
-    /// The default target of a connection whose request can't be read. It has no URI, so a default of
-    /// `{ hash = "uri" }` means this node.
+    /// The default target of a connection whose request can't be read. It has no key, so a default by hash means this node.
     pub fn default_choice(&self) -> TargetChoice {
-        match &self.default {
-            Destination::Fixed(choice) => choice.clone(),
-            Destination::ByKey => TargetChoice::Local,
-        }
+        self.default.without_key()
     }
 
     /// How many requests were unreadable.

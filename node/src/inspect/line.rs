@@ -8,7 +8,7 @@
 use dts_core::ring::{RingHashSpec, key_hash};
 
 use super::{ConnectionInfo, Decision, Destination, Inspector, TargetChoice};
-use crate::config::{Matcher, Service};
+use crate::config::{Matcher, Service, begins_like};
 
 /// Inspects the first lines of connections to one service.
 #[derive(Debug)]
@@ -63,10 +63,10 @@ fn fits(matcher: &Matcher, line: &[u8]) -> bool {
         .line
         .as_ref()
         .is_none_or(|wanted| line.eq_ignore_ascii_case(wanted.as_bytes()));
-    let beginning = matcher.line_prefix.as_ref().is_none_or(|prefix| {
-        line.get(..prefix.len())
-            .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
-    });
+    let beginning = matcher
+        .line_prefix
+        .as_ref()
+        .is_none_or(|prefix| begins_like(line, prefix));
     whole && beginning
 }
 

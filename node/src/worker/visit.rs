@@ -224,20 +224,11 @@ impl Visit {
     /// Hands the connection over, to the default target where the chosen one is gone and the service
     /// says so.
     async fn hand_over(&self, connection: Undecided, choice: &TargetChoice) {
-        let Some((first, destination)) = self.destination(choice) else {
+        let Some(first) = self.destination(choice) else {
             return self.fall_back(connection, None).await;
         };
-        match self
-            .handovers
-            .request_handover(connection, destination)
-            .await
-        {
-            Ok(()) => {}
-            Err((error, None)) => self.report(&error, first),
-            Err((error, Some(connection))) => {
-                tracing::debug!(remote = %self.remote, %error, "a handover found no server");
-                self.fall_back(connection, Some(first)).await;
-            }
+        if let Some(connection) = self.hand_to(connection, first).await {
+            self.fall_back(connection, Some(first.0)).await;
         }
     }
 
@@ -249,21 +240,30 @@ impl Visit {
                 .filter(|(node, _)| Some(*node) != failed),
             Fate::Reset => None,
         };
-        let Some((node, destination)) = second else {
-            return self.reject(connection);
+        let left = match second {
+            Some(second) => self.hand_to(connection, second).await,
+            None => Some(connection),
         };
-        match self
-            .handovers
-            .request_handover(connection, destination)
-            .await
-        {
-            Ok(()) => {}
-            Err((error, None)) => self.report(&error, node),
-            Err((error, Some(connection))) => {
-                tracing::debug!(remote = %self.remote, %error, "the default target failed, too");
-                self.reject(connection);
+        if let Some(connection) = left {
+            self.reject(connection);
+        }
+    }
+
+    /// Hands the connection over to a node; the connection again when no server has seen it.
+    async fn hand_to(
+        &self,
+        connection: Undecided,
+        (node, destination): (NodeIndex, Destination),
+    ) -> Option<Undecided> {
+        let handed = self.handovers.request_handover(connection, destination);
+        let (error, connection) = handed.await.err()?;
+        match connection {
+            None => self.report(&error, node),
+            Some(_) => {
+                tracing::debug!(remote = %self.remote, %error, "a handover found no server");
             }
         }
+        connection
     }
 
     /// Tells of a handover to a node that ended its client's connection, too.

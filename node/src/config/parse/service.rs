@@ -17,6 +17,7 @@ use toml::de::DeValue;
 use crate::config::diagnostic::{Report, Reported};
 use crate::config::model::{
     Fate, Handover, Matcher, Mode, NodeId, ProcessSocket, Protocol, Rule, Service, Target,
+    begins_like,
 };
 use crate::config::reader::{Reader, parsed};
 use crate::config::values;
@@ -385,7 +386,7 @@ fn rule(
         ));
     }
     if let (Some(line), Some(prefix)) = (&matcher.line, &matcher.line_prefix)
-        && !begins_like(line, prefix)
+        && !begins_like(line.as_bytes(), prefix)
     {
         return Err(report.error(
             &span,
@@ -402,11 +403,4 @@ fn rule(
             line,
         },
     ))
-}
-
-/// Whether a line begins so, whatever the case of ASCII letters.
-pub(in crate::config) fn begins_like(line: &str, prefix: &str) -> bool {
-    line.as_bytes()
-        .get(..prefix.len())
-        .is_some_and(|begin| begin.eq_ignore_ascii_case(prefix.as_bytes()))
 }

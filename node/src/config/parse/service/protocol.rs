@@ -15,33 +15,33 @@ impl Inspection {
     ) -> Result<(), Reported> {
         match self.protocol {
             Protocol::Bytes(bytes) => self.check_bytes(bytes, report, span),
-            Protocol::Http => self.check_rules(report, span, "line"),
+            Protocol::Http => self.check_rules(report, span),
             Protocol::Line if !self.keep_local.is_empty() => Err(report.error(
                 span,
                 "a `protocol` of lines has no paths for `keep_local` to look at",
                 "remove it, or write a rule with a `line_prefix` and to = \"local\"",
             )),
-            Protocol::Line => self.check_rules(report, span, "URI"),
+            Protocol::Line => self.check_rules(report, span),
         }
     }
 
     /// Refuses rules and targets that look at something the protocol doesn't have.
-    fn check_rules(
-        &self,
-        report: &mut Report<'_>,
-        span: &Range<usize>,
-        missing: &str,
-    ) -> Result<(), Reported> {
+    fn check_rules(&self, report: &mut Report<'_>, span: &Range<usize>) -> Result<(), Reported> {
         let lines = self.protocol == Protocol::Line;
         let odd = |target: &Target| match target {
             Target::HashUri => lines,
             Target::HashLine => !lines,
             Target::Local | Target::Nodes(_) => false,
         };
-        let (name, help) = match lines {
-            true => ("lines", "use `line`, `line_prefix` and { hash = \"line\" }"),
+        let (name, missing, help) = match lines {
+            true => (
+                "lines",
+                "URI",
+                "use `line`, `line_prefix` and { hash = \"line\" }",
+            ),
             false => (
                 "HTTP",
+                "line",
                 "use `path`, `path_prefix`, `host` and { hash = \"uri\" }, or write protocol = \"line\"",
             ),
         };
