@@ -10,7 +10,7 @@ use crate::addr::{Addr, FlowKey};
 use crate::handover::{
     AGREED_ECN, AGREED_SACK, AGREED_SCALE, AGREED_TIMESTAMPS, FRESHNESS_SECONDS, GREETED,
 };
-use crate::seq::Seq;
+use crate::seq::{Seq, timestamp_is_later};
 
 /// The version of all layouts in this file and of the maps that hold them.
 ///
@@ -151,9 +151,7 @@ pub struct ConnEntry {
     /// The inspecting node's port of this handover, 0 before there is one.
     pub peer_port: u16,
     /// Processing: how many bytes of greeting the client had before its request, once `request_end` is valid.
-    pub greeting: u16,
-    /// Unused.
-    pub unused: u16,
+    pub greeting: u32,
     /// Inspecting: the address of the target. Processing: the inspecting node's back address.
     pub peer: Addr,
     /// Processing: this node's address in the handover connection.
@@ -177,14 +175,29 @@ impl ConnEntry {
     #[inline(always)]
     #[must_use]
     pub const fn awaits_greeting(&self) -> bool {
-        self.state == state::HANDING && self.flags & (GREETED | flag::REQUEST_END) == GREETED
+        self.is_unconfirmed() && self.has(GREETED)
+    }
+
+    /// Processing: whether the inspecting node may still give this handover up. It has sent nothing of the request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unconfirmed(&self) -> bool {
+        self.state == state::HANDING && !self.has(flag::REQUEST_END)
+    }
+
+    /// Notes a timestamp value of the client's, unless it has had a later one.
+    #[inline(always)]
+    pub const fn note_client_tsval(&mut self, value: u32) {
+        if timestamp_is_later(value, self.client_tsval) {
+            self.client_tsval = value;
+        }
     }
 
     /// The sequence number after the greeting, in the client's numbers: the first of what the server says to the client.
     #[inline(always)]
     #[must_use]
     pub const fn first_of_server(&self) -> Seq {
-        self.server_isn.plus(1).plus(self.greeting as u32)
+        self.server_isn.plus(1).plus(self.greeting)
     }
 
     /// Whether selective acknowledgment was agreed with the client.

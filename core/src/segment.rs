@@ -151,6 +151,20 @@ impl TcpHeader {
         self.flags & (SYN | ACK | RST) == SYN
     }
 
+    /// An acknowledgment and nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_bare_ack(&self) -> bool {
+        self.payload == 0 && self.flags & (SYN | FIN | RST | ACK) == ACK
+    }
+
+    /// Whether the segment has data, or its sender's end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn carries(&self) -> bool {
+        self.payload != 0 || self.flags & FIN != 0
+    }
+
     /// The sequence number after this segment: data, SYN and FIN counted (RFC 9293 §3.4).
     #[inline(always)]
     #[must_use]

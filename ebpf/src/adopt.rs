@@ -83,7 +83,7 @@ pub fn ingress(
         let header = &segment.tcp.header;
         let socket = sockets::socket(skb, &segment.flow);
         // Most of what is another node's are bare acknowledgments: they say nothing, whatever is known of the flow.
-        let says_something = adopt::carries(header) || header.flags & RST != 0;
+        let says_something = header.carries() || header.flags & RST != 0;
         let record = match socket {
             Socket::None if says_something => record(segment),
             _ => None,

@@ -149,8 +149,14 @@ fn handover_ingress(skb: Skb, ip: &Ip, settings: &NodeSettings) -> Outcome {
                 let Some(scratch) = options(skb, ip.l4(), t.header_len.into()) else {
                     return Err(DropReason::Malformed);
                 };
-                shift::from_peer(e, &scratch.scan).apply(&mut scratch.scan);
-                rewrite(skb, ip.l4(), &segment.tcp, Some(scratch))?;
+                let shift = shift::from_peer(e, &scratch.scan);
+                let changed = if shift.is_none() {
+                    None
+                } else {
+                    shift.apply(&mut scratch.scan);
+                    Some(scratch)
+                };
+                rewrite(skb, ip.l4(), &segment.tcp, changed)?;
                 Ok(to_front(skb, segment, settings, Action::HandoverIn))
             }
             Incoming::HandshakeAck => Ok(Outcome::end(Action::HandoverAck)),

@@ -154,7 +154,7 @@ fn note_handover(
                 e.own_mac = own_mac;
                 if !e.has(flag::ANSWERED) {
                     e.server_tsval = room.option.server_tsval;
-                    back::note_again(&room.option, e);
+                    e.note_client_tsval(room.option.client_tsval);
                 }
             }
         }

@@ -79,7 +79,7 @@ pub fn client(header: &TcpHeader, record: Option<&Adoption>, socket: Socket) -> 
     let reset = header.flags & RST != 0;
     let stale = |record: &&Adoption| record.track & track::STALE == 0 || belongs(header, record);
     let Some(record) = record.filter(stale) else {
-        return if carries(header) && !reset {
+        return if header.carries() && !reset {
             Client::Unknown
         } else {
             // The acknowledgment of a SYN-ACK of ours says nothing that its request will not say.
@@ -93,7 +93,7 @@ pub fn client(header: &TcpHeader, record: Option<&Adoption>, socket: Socket) -> 
     }
     match record.stage {
         stage::UNDECIDED if reset => Client::GivenUp,
-        _ if reset || !carries(header) => Client::Drop(DropReason::NotMine),
+        _ if reset || !header.carries() => Client::Drop(DropReason::NotMine),
         stage::UNDECIDED => Client::ToInspector,
         // Of what was left to another node, when that is no member any more.
         stage::SENT | stage::LEFT => Client::Again,
@@ -104,13 +104,6 @@ pub fn client(header: &TcpHeader, record: Option<&Adoption>, socket: Socket) -> 
         stage::BY_SOCKET => Client::Drop(DropReason::TooEarly),
         _ => Client::Drop(DropReason::Rejected),
     }
-}
-
-/// Whether a segment has what a server would acknowledge.
-#[inline(always)]
-#[must_use]
-pub const fn carries(header: &TcpHeader) -> bool {
-    header.payload != 0 || header.flags & FIN != 0
 }
 
 /// Whether this is the first segment of the client's data.

@@ -3,7 +3,7 @@
 use crate::entry::{ConnEntry, Handover, flag, state};
 use crate::handover::{AGREED, GREETED, HandoverOption};
 use crate::segment::{ACK, FIN, REQUEST_END_BIT, RST, SYN, TcpHeader};
-use crate::seq::{Seq, timestamp_is_later};
+use crate::seq::Seq;
 use crate::verdict::DropReason;
 
 use super::shift::{OptionShift, rescale, window_to_server};
@@ -119,7 +119,7 @@ pub fn outgoing(
     {
         header.flags |= FIN;
     }
-    let carries = header.payload != 0 || header.flags & FIN != 0;
+    let carries = header.carries();
     let first_ack = entry.server_isn.plus(1).plus(h.greeting);
     if known && carries && header.flags & ACK != 0 && header.ack == first_ack {
         header.ack = end;
@@ -217,7 +217,7 @@ pub enum IncomingSyn {
 /// Decides about a handover SYN by the entry that the flow has here; where that is none of this handover's, `known` says
 /// whether this node has accepted the handover before.
 ///
-/// Then its connection is over, or no server took it. There is no honest repetition of it but one: of a handover whose
+/// When it has, its connection is over, or no server took it. There is no honest repetition of it but one: of a handover whose
 /// refusal was lost. That one is given up a little later.
 #[inline(always)]
 #[must_use]
@@ -238,14 +238,6 @@ pub fn incoming_syn(
         },
         _ if known() => IncomingSyn::Drop(DropReason::ReplayedHandover),
         _ => IncomingSyn::Accept,
-    }
-}
-
-/// Notes what a [repeated](IncomingSyn::Again) handover SYN, which the server is shown, says of the client's clock.
-#[inline(always)]
-pub fn note_again(o: &HandoverOption, entry: &mut ConnEntry) {
-    if timestamp_is_later(o.client_tsval, entry.client_tsval) {
-        entry.client_tsval = o.client_tsval;
     }
 }
 
@@ -293,20 +285,14 @@ pub fn is_present(header: &TcpHeader, entry: &mut ConnEntry) -> bool {
         return true;
     }
     // Where a greeting is waited for, it comes to the attempt that acknowledges the SYN-ACK.
-    let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
-    if bare && entry.awaits_greeting() && header.seq == entry.client_isn.plus(1) {
-        entry.peer_port = header.source;
-        return true;
-    }
+    let asks = entry.has(GREETED) && header.is_bare_ack() && header.seq == entry.client_isn.plus(1);
     let marked = header.reserved & REQUEST_END_BIT != 0;
-    let begins = marked
-        && entry.state == state::HANDING
-        && !entry.has(flag::REQUEST_END)
-        && may_be_of_this_request(header, entry);
-    if begins {
+    let begins = marked && may_be_of_this_request(header, entry);
+    let present = entry.is_unconfirmed() && (asks || begins);
+    if present {
         entry.peer_port = header.source;
     }
-    begins
+    present
 }
 
 /// Decides about a later segment and shifts its header into the server's numbers.
@@ -319,7 +305,7 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
         header.reserved &= !REQUEST_END_BIT;
         entry.request_end = header.ack;
         if entry.has(GREETED) {
-            entry.greeting = header.urgent;
+            entry.greeting = header.urgent.into();
         }
         entry.flags |= flag::REQUEST_END;
         header.ack = entry.first_of_server();
@@ -340,11 +326,10 @@ pub fn incoming(header: &mut TcpHeader, entry: &mut ConnEntry, now: u32) -> Inco
     if reset {
         return Incoming::ResetServer;
     }
-    let bare = header.payload == 0 && header.flags & (SYN | FIN | RST | ACK) == ACK;
     let first = header.seq == entry.client_isn.plus(1) && header.ack == entry.server_isn.plus(1);
     // Where the request's end is known, this acknowledgment may be all that will come: of an empty one. And a server
     // that greets has to have its connection for that.
-    if bare && first && entry.flags & (flag::REQUEST_END | GREETED) == 0 {
+    if header.is_bare_ack() && first && entry.flags & (flag::REQUEST_END | GREETED) == 0 {
         return Incoming::HandshakeAck;
     }
     if header.flags & ACK != 0 {

@@ -85,14 +85,15 @@ pub fn ingress_l7(
         // While the server's greeting is compared, the request must not get to it: its answer would be taken for a part
         // of the greeting.
         if entry.has(flag::ANSWERED) && (!entry.awaits_greeting() || header.flags & RST != 0) {
+            let unconfirmed = entry.is_unconfirmed();
+            if unconfirmed && begins(header, entry) {
+                return Ingress::Drop(DropReason::TooEarly);
+            }
             if entry.state == state::HANDING {
-                if begins_early(header, entry) {
-                    return Ingress::Drop(DropReason::TooEarly);
-                }
                 note_timestamp(header, options, entry);
             }
             // A handover that the inspecting node has given up is not kept by a client who is served elsewhere.
-            if entry.state != state::HANDING || entry.has(flag::REQUEST_END) {
+            if !unconfirmed {
                 note(&mut entry.used_at, now);
             }
             if header.flags & RST != 0 {
@@ -115,23 +116,20 @@ pub fn ingress_l7(
         return Ingress::Drop(DropReason::HandedOver);
     }
     // The latest, also where segments overtake each other: the server is shown it, and takes what is older for old (PAWS).
-    if let Some((value, _)) = options.timestamp_pair()
-        && timestamp_is_later(value, entry.client_tsval)
-    {
-        entry.client_tsval = value;
+    if let Some((value, _)) = options.timestamp_pair() {
+        entry.note_client_tsval(value);
     }
     entry.window = header.window;
     Ingress::ToInspector
 }
 
-/// Whether a segment has the first byte of a request that the inspecting node has not confirmed yet.
+/// Whether a segment has the first byte of a request.
 ///
 /// The inspecting node has that byte and will send it. Until then it may still give up, because it hears nothing from here,
 /// and give the request to another node: this one's server must not have begun with it.
 #[inline(always)]
-fn begins_early(header: &TcpHeader, entry: &ConnEntry) -> bool {
-    let carries = header.payload != 0 || header.flags & FIN != 0;
-    carries && !entry.has(flag::REQUEST_END) && !header.seq.is_after(entry.client_isn.plus(1))
+fn begins(header: &TcpHeader, entry: &ConnEntry) -> bool {
+    header.carries() && !header.seq.is_after(entry.client_isn.plus(1))
 }
 
 /// How far a client may be beyond its first byte, or the server's, for its timestamp to count during a handover, in bytes.
@@ -146,9 +144,8 @@ fn note_timestamp(header: &TcpHeader, options: &OptionScan, entry: &mut ConnEntr
         && header.ack.since(entry.server_isn.plus(1)) <= NEAR;
     if let Some((value, _)) = options.timestamp_pair()
         && near
-        && timestamp_is_later(value, entry.client_tsval)
     {
-        entry.client_tsval = value;
+        entry.note_client_tsval(value);
     }
 }
 
@@ -433,7 +430,7 @@ pub fn egress_server(
         return FromServer::ToPeer;
     }
     let bare = header.payload == 0 && header.flags & (FIN | RST) == 0;
-    if !entry.has(flag::REQUEST_END) && !bare {
+    if entry.is_unconfirmed() && !bare {
         // The inspecting node may have given up and have the client served by another one: what this server says, such as
         // the kernel's reset for an acknowledgment of that one's bytes, is nothing to the client. Otherwise it is repeated.
         return FromServer::Drop(DropReason::TooEarly);

@@ -128,7 +128,11 @@ pub fn from_peer(entry: &ConnEntry, options: &OptionScan) -> OptionShift {
             .is_some_and(newer)
             .then_some(entry.client_tsval),
         // Of a greeting, which is all that the inspecting node ever gets of the server.
-        sack: entry.seq_delta.wrapping_neg(),
+        sack: if options.sack != 0 {
+            entry.seq_delta.wrapping_neg()
+        } else {
+            0
+        },
         ..OptionShift::default()
     }
 }
@@ -228,8 +232,9 @@ mod tests {
             assert_eq!(options.timestamp_pair(), Some((shown, 9)));
         }
         let none = scan([0; 64], 0);
-        assert!(from_peer(&entry(0, 6), &none).is_none());
-        assert_eq!(from_peer(&entry(5, 6), &none).sack, 5u32.wrapping_neg());
+        assert!(from_peer(&entry(5, 6), &none).is_none());
+        let blocks = with_options(7, 9, [1, 2]);
+        assert_eq!(from_peer(&entry(5, 6), &blocks).sack, 5u32.wrapping_neg());
     }
 
     proptest! {

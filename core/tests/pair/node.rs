@@ -371,7 +371,7 @@ impl Node {
             IncomingSyn::Again => {
                 self.note_port(flow, ends.from, t.source);
                 let entry = self.entry(flow, role::PROCESSING).expect("it was found");
-                back::note_again(&option, entry);
+                entry.note_client_tsval(option.client_tsval);
             }
             IncomingSyn::Answer => {
                 self.note_port(flow, ends.from, t.source);

@@ -46,7 +46,7 @@ fn told(state: u32) -> impl Fn(&Bench) + Copy {
         bench.processing(web(), PEER_PORT, |e| {
             answered_server(e);
             e.flags |= GREETED;
-            e.greeting = LEN;
+            e.greeting = LEN.into();
             e.state = state;
         });
     }
@@ -250,7 +250,7 @@ fn after_it() -> Vec<Row> {
         .then(|bench| {
             let e = bench.entry(web(), role::PROCESSING).expect("an entry");
             assert!(!e.awaits_greeting());
-            assert_eq!((e.greeting, e.request_end), (LEN, Seq(REQUEST_END)));
+            assert_eq!((e.greeting, e.request_end), (LEN.into(), Seq(REQUEST_END)));
         }),
         Row::done(
             "the answer to the request after a greeting",

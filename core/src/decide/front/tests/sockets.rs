@@ -137,11 +137,11 @@ fn server_table_is_exhaustive() {
                 (Has::Begun, Kind::Rst) => FromServer::Drop(DropReason::NoEntry),
                 // An older connection's, that the client has forgotten.
                 (Has::Begun, Kind::Ack | Kind::Data | Kind::Fin) => FromServer::ResetServer,
-                // The client's, not only the inspecting node's.
                 // The client has a greeting; whether it is this one, the inspecting node sees. It resets the client, too.
                 (Has::Greeted, Kind::Ack | Kind::Data | Kind::Fin | Kind::Rst | Kind::RstAck) => {
                     FromServer::ToPeer
                 }
+                // The client's, not only the inspecting node's.
                 (Has::Sending | Has::Acknowledged, Kind::Rst | Kind::RstAck) => {
                     FromServer::ResetBoth
                 }
