@@ -17,7 +17,7 @@ pub(crate) const STEPS: &[Step] = steps![
     labels_and_classes,
 ];
 
-/// A header with this length, in units of eight bytes without the first, and a PadN option that fills it (RFC 8200 §4.2).
+/// A header of this kind, of eight bytes: a PadN option fills it (RFC 8200 §4.2).
 fn padding(kind: IpNumber) -> Extension {
     let rest = vec![0, 1, 4, 0, 0, 0, 0];
     Extension { kind, rest }

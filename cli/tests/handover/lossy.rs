@@ -462,6 +462,8 @@ fn check_logs(cluster: &Cluster, traffic: &Traffic) {
             }
         }
     }
+    let answered = traffic.times.lock().unwrap().len();
+    assert!(begun.len() >= answered, "each answered request is in a log");
     for (number, nodes) in begun.iter().filter(|(_, nodes)| nodes.len() > 1) {
         traffic.wrong(format!("request {number} was read by {nodes:?}"));
     }
