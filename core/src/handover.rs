@@ -26,10 +26,10 @@
 //!
 //! `G`: the client has the service's greeting (§2.6); `6`: IPv6; `S`, `T`, `W`, `E`: selective
 //! acknowledgment, timestamps, window scaling and ECN agreed with the client; `sc. c`: the client's
-//! window scale; `sc. i`: the scale that the inspecting node announced. Three more numbers ride in fields of the same SYN that are otherwise unused: the
-//! client's ISN is the sequence number, the inspecting node's ISN is the acknowledgment field (without
-//! the ACK flag), and the client's port is the urgent pointer (without the URG flag). That is how the
-//! option fits for IPv6, too.
+//! window scale; `sc. i`: the scale that the inspecting node announced. Three more numbers ride in
+//! fields of the same SYN that are otherwise unused: the client's ISN is the sequence number, the
+//! inspecting node's ISN is the acknowledgment field (without the ACK flag), and the client's port
+//! is the urgent pointer (without the URG flag). That is how the option fits for IPv6, too.
 //!
 //! The tag is a truncated SipHash-2-4 under a key derived from the cluster secret. It covers the
 //! option, the three numbers and both ends of the handover connection.

@@ -27,8 +27,9 @@ use crate::{
 pub fn ingress(skb: Skb, segment: &mut Segment, settings: &NodeSettings) -> Outcome {
     outcome(|| {
         let room = syn_room()?;
-        read_option(skb, segment, room, settings)?;
-        verify(room, settings)?;
+        let now = unix_seconds(settings);
+        read_option(skb, segment, room, now)?;
+        verify(room, settings, now)?;
         agree(room);
         let answered = note_handover(skb, room, settings, segment.tcp.header.window)?;
 
@@ -67,7 +68,7 @@ fn read_option(
     skb: Skb,
     segment: &Segment,
     room: &mut SynRoom,
-    settings: &NodeSettings,
+    now: u32,
 ) -> Result<(), DropReason> {
     let (t, ip) = (&segment.tcp.header, &segment.ip);
     if t.header_len != 60 || t.payload != 0 {
@@ -77,7 +78,6 @@ fn read_option(
         return Err(DropReason::BadOption);
     };
     room.option_room.bytes = bytes;
-    let now = unix_seconds(settings);
     let Some(option) = HandoverOption::parse(&room.option_room.bytes, t.seq, t.ack, t.urgent, now)
     else {
         return Err(DropReason::BadOption);
@@ -99,7 +99,7 @@ fn agree(room: &mut SynRoom) {
 
 /// Checks tag, age and service of the option in the room, and notes the flow.
 #[inline(never)]
-fn verify(room: &mut SynRoom, settings: &NodeSettings) -> Result<(), DropReason> {
+fn verify(room: &mut SynRoom, settings: &NodeSettings, now: u32) -> Result<(), DropReason> {
     let SynRoom {
         option,
         ends,
@@ -109,7 +109,7 @@ fn verify(room: &mut SynRoom, settings: &NodeSettings) -> Result<(), DropReason>
     if !option.tag_is_right(&settings.tag_key, ends, option_room) {
         return Err(DropReason::BadTag);
     }
-    if !option.is_fresh(unix_seconds(settings)) {
+    if !option.is_fresh(now) {
         return Err(DropReason::StaleHandover);
     }
     let Some(service) = SERVICE_IDS.get_ptr(&u32::from(option.service)) else {

@@ -52,7 +52,7 @@ fn place(
     let second = bucket(map.get_ptr_mut(second))?;
     let one = forgotten(memory::place(first, print, now, seconds)?)?;
     let other = forgotten(memory::place(second, print, now, seconds)?)?;
-    let (bucket, place) = if other.taken < one.taken {
+    let (bucket, place) = if memory::takes_second(one, other) {
         (second, other)
     } else {
         (first, one)

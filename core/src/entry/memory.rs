@@ -73,6 +73,13 @@ pub fn place(bucket: &Bucket, print: u64, now: u64, seconds: u64) -> Option<Plac
     Some(Place { index, taken })
 }
 
+/// Whether the place in a fingerprint's second bucket is taken, rather than that in its first: where there is more room.
+#[inline(always)]
+#[must_use]
+pub const fn takes_second(first: Place, second: Place) -> bool {
+    second.taken < first.taken
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -144,7 +151,7 @@ mod tests {
                 let [one, other] =
                     [first, second].map(|index| place(&all[index], print, now, SECONDS));
                 let (one, other) = (one.expect("new"), other.expect("new"));
-                let (bucket, place) = match other.taken < one.taken {
+                let (bucket, place) = match takes_second(one, other) {
                     true => (second, other),
                     false => (first, one),
                 };

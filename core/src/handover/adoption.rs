@@ -6,11 +6,12 @@
 //! | interval (2) | tag (6) |
 //! ```
 //!
-//! `scales`: the client's window scale, and the one that it was told, four bits each. `class`: the client's segment size,
-//! as in [`crate::cookie`]. `track`: the [`track`](crate::entry::adoption::track) bits of the request. `interval`: what is
-//! added to the timestamp that the segment echoes to get the server's present one, in milliseconds. `time`: Unix time in units of 8 seconds, modulo 32. The tag is a truncated SipHash-2-4 of the
-//! flow, the segment's sequence and acknowledgment numbers, the target, the option and the whole time. The segment's data is not covered: whoever can
-//! change frames on the back network can change a server's answers as well.
+//! `scales`: the client's window scale, and the one that it was told, four bits each. `class`: the client's segment
+//! size, as in [`crate::cookie`]. `track`: the [`track`](crate::entry::adoption::track) bits of the request.
+//! `interval`: what is added to the timestamp that the segment echoes to get the server's present one, in milliseconds.
+//! `time`: Unix time in units of 8 seconds, modulo 32. The tag is a truncated SipHash-2-4 of the flow, the segment's
+//! sequence and acknowledgment numbers, the target, the option and the whole time. The segment's data is not covered:
+//! whoever can change frames on the back network can change a server's answers as well.
 
 use super::{AGREED, TAG_MASK, release};
 use crate::addr::{Addr, FlowKey};
