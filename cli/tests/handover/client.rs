@@ -1,6 +1,6 @@
 //! A small HTTP client that does to its connections what a case asks for.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -119,4 +119,11 @@ pub(crate) fn get(lab: &Lab, from: Option<u16>, port: u16, path: &str) -> io::Re
     let mut stream = connect(lab, from, port)?;
     stream.write_all(head("GET", path, None).as_bytes())?;
     Response::read_and_close(stream)
+}
+
+/// That something ended because the other end has reset the connection.
+#[track_caller]
+pub(crate) fn assert_reset<T: std::fmt::Debug>(end: io::Result<T>) {
+    let reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
+    assert!(end.as_ref().is_err_and(reset), "{end:?}");
 }

@@ -78,6 +78,10 @@ pub(crate) fn family() -> Family {
     }
 }
 
+/// How long closed connections may leave traces: the housekeeper looks every two seconds, at what has been idle for up to
+/// five.
+pub(crate) const TRACES: Duration = Duration::from_secs(12);
+
 pub(crate) const CLIENT: Place = Place::Client(1);
 pub(crate) const HANDOVER_PORT: u16 = 7411;
 /// nginx.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dts_lab::{Effect, Impairment, Network, Place, sha256};
 
 use crate::client::{PATIENCE, Response, connect, get, head, reset};
-use crate::cluster::{APP, CLIENT, Cluster, Method, WEB, wait_for};
+use crate::cluster::{APP, CLIENT, Cluster, Method, TRACES, WEB, wait_for};
 use crate::servers::{Server, read_head};
 use crate::uploads::body;
 
@@ -20,10 +20,6 @@ crate::cases![
     resets_by_the_server,
     an_answer_before_the_request_is_read,
 ];
-
-/// How long closed connections may leave traces: the housekeeper looks every second, at what has been
-/// idle for up to five.
-const TRACES: Duration = Duration::from_secs(12);
 
 fn slow_back(cluster: &Cluster, delay: Duration) {
     let effect = Effect::Delay {

@@ -1,12 +1,12 @@
 //! Targets that are not there.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use dts_lab::{Network, Place};
 
-use crate::client::{Response, connect, head};
+use crate::client::{Response, assert_reset, connect, head};
 use crate::cluster::{APP, Cluster, Method, STRICT};
 use crate::servers::{Server, read_head};
 
@@ -94,7 +94,6 @@ fn is_reset(cluster: &Cluster) -> Duration {
     stream
         .write_all(head("GET", "/n2/x", None).as_bytes())
         .unwrap();
-    let error = stream.read(&mut [0]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert_reset(stream.read(&mut [0]));
     begin.elapsed()
 }

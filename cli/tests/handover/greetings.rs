@@ -9,8 +9,8 @@ use std::time::Duration;
 use dts_lab::{Effect, Impairment, Network, Signal};
 use dts_node::admin::{State, UndecidedView};
 
-use crate::client::{PATIENCE, connect, connect_here};
-use crate::cluster::{CLIENT, Cluster, Method, vip, wait_for};
+use crate::client::{PATIENCE, assert_reset, connect, connect_here};
+use crate::cluster::{CLIENT, Cluster, Method, TRACES, vip, wait_for};
 use crate::servers::Server;
 
 mod mail;
@@ -32,9 +32,6 @@ crate::cases![
 const MAIL: u16 = 25;
 /// A service whose servers a case starts itself.
 const TALK: u16 = 2500;
-
-/// How long closed connections may leave traces.
-const TRACES: Duration = Duration::from_secs(12);
 
 /// The services [`MAIL`] and [`TALK`]. `EHLO n1...` and `n1...` belong to `n1` and so on; everything else goes by the whole
 /// line.
@@ -290,12 +287,6 @@ fn greeted(cluster: &Cluster) -> TcpStream {
     stream.read_exact(&mut heard).unwrap();
     assert_eq!(heard, BANNER.as_bytes(), "the inspector's");
     stream
-}
-
-#[track_caller]
-fn assert_reset<T: std::fmt::Debug>(end: io::Result<T>) {
-    let reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
-    assert!(end.as_ref().is_err_and(reset), "{end:?}");
 }
 
 /// What n1 says of the undecided connections of [`TALK`].

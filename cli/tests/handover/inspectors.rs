@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dts_inspector::{Connection, Error, Inspector, Target};
 use dts_lab::{Family, LabProcess, Network, Place, Signal};
 
-use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
+use crate::client::{PATIENCE, Response, assert_reset, connect, connect_here, get, head};
 use crate::cluster::{CLIENT, Cluster, Method, WEB, family, node_address, vip, wait_for};
 
 use library::{Library, log};
@@ -409,8 +409,7 @@ fn what_an_inspector_may_not(method: &'static Method) {
     stream.write_all(b"x").unwrap();
     let connection = web.accept().unwrap();
     connection.reject().unwrap();
-    let error = stream.read(&mut [0]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(stream.read(&mut [0]));
     cluster.wait_until_clean(Duration::from_secs(12));
 }
 
@@ -437,8 +436,7 @@ fn every_call_in_c(method: &'static Method) {
     let port = cluster.port_inspected_by(1);
     let mut stream = connect(&cluster, Some(port), WEB).unwrap();
     stream.write_all(b"x").unwrap();
-    let error = stream.read(&mut [0]).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_reset(stream.read(&mut [0]));
     assert!(calls.wait(PATIENCE));
     assert_eq!(log(&calls), "done\n");
     cluster.wait_until_clean(Duration::from_secs(12));

@@ -13,7 +13,9 @@ use dts_node::admin::UndecidedView;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::client::{PATIENCE, Response, connect, connect_here, get, head};
-use crate::cluster::{APP, CLIENT, Cluster, Method, STRICT, WEB, family, scale, vip, wait_for};
+use crate::cluster::{
+    APP, CLIENT, Cluster, Method, STRICT, TRACES, WEB, family, scale, vip, wait_for,
+};
 use crate::servers::Server;
 
 crate::cases![
@@ -22,9 +24,6 @@ crate::cases![
     requests_that_rules_cannot_read,
     connections_that_say_too_little_or_too_much,
 ];
-
-/// How long closed connections may leave traces.
-const TRACES: Duration = Duration::from_secs(12);
 
 /// The services [`APP`], whose undecided connections go to the default target, n2, and [`STRICT`], whose clients are reset
 /// then. A rule names a host, so that whole heads are needed.

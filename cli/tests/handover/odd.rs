@@ -10,7 +10,7 @@ use dts_lab::Place;
 use etherparse::TcpHeader;
 
 use crate::client::{PATIENCE, Response, connect};
-use crate::cluster::{APP, Cluster, Method, wait_for};
+use crate::cluster::{APP, Cluster, Method, TRACES, wait_for};
 use crate::raw::{self, RawClient, Ways};
 use crate::servers::{Server, read_head};
 use crate::uploads::body;
@@ -47,9 +47,6 @@ const STEPS: &[Step] = steps![
 fn segments_in_turn(method: &'static Method) {
     in_turn(method, &[STEPS]);
 }
-
-/// How long closed connections may leave traces.
-const TRACES: Duration = Duration::from_secs(12);
 
 /// A cluster of two, with servers on [`APP`] that report all that a connection brought.
 pub(crate) struct Odd {

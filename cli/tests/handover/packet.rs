@@ -230,6 +230,16 @@ pub(crate) fn ipv6(
     }
 }
 
+/// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
+const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
+
+/// A socket that sees all frames of the place.
+pub(crate) fn frame_socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(EVERYTHING.into()))?;
+    socket.set_recv_buffer_size(8 << 20)?;
+    Ok(socket)
+}
+
 /// A socket for packets of the family of the case that runs.
 pub(crate) fn raw_socket() -> io::Result<Socket> {
     let domain = Domain::for_address(SocketAddr::new(client_address(), 0));

@@ -15,20 +15,18 @@ use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, TcpHeader,
     TcpOptionElement,
 };
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
 use crate::client::PATIENCE;
 use crate::cluster::{CLIENT, Cluster, Method, family, vip};
 use crate::packet::{
-    Extension, HOPS, addresses, extended, ipv6, raw_socket, tcp_bytes, timestamps, whole_v4,
+    Extension, HOPS, addresses, extended, frame_socket, ipv6, raw_socket, tcp_bytes, timestamps,
+    whole_v4,
 };
 
 /// The client's address: one of those that nodes reach by the client's own (`dts_lab`'s further addresses).
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 77);
 const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 77);
-
-/// ETH_P_ALL (`linux/if_ether.h`), in network byte order as the kernel wants it.
-pub(crate) const EVERYTHING: i32 = 0x0003u16.to_be() as i32;
 
 /// How long the kernel of a client waits before it repeats something.
 const REPEAT: Duration = Duration::from_millis(300);
@@ -153,9 +151,7 @@ impl RawClient {
     pub(crate) fn at(lab: &Lab, local: SocketAddr, remote: SocketAddr) -> Self {
         let sockets = || {
             let out = raw_socket()?;
-            let input = Socket::new(Domain::PACKET, Type::RAW, Some(EVERYTHING.into()))?;
-            input.set_recv_buffer_size(8 << 20)?;
-            Ok::<_, std::io::Error>((out, input))
+            Ok::<_, std::io::Error>((out, frame_socket()?))
         };
         let (out, input) = lab.within(CLIENT, sockets).unwrap().unwrap();
         let isn = fastrand::u32(..);

@@ -11,14 +11,13 @@ use dts_core::handover::FRESHNESS_SECONDS;
 use dts_lab::{FileSet, Network, Place, Signal};
 use dts_node::admin::Role;
 use dts_node::config::{Secret, service_id};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
 use crate::client::{PATIENCE, Response, connect, connect_here, reset};
 use crate::cluster::{
     CLIENT, Cluster, HANDOVER_PORT, Method, WEB, node_address, scale, vip, wait_for,
 };
-use crate::packet::{self, Packet};
-use crate::raw::EVERYTHING;
+use crate::packet::{self, Packet, frame_socket};
 
 crate::cases![forged_stale_and_replayed_handovers];
 
@@ -322,8 +321,7 @@ struct Recorder(Socket);
 impl Recorder {
     fn new(cluster: &Cluster) -> Self {
         let open = || {
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(EVERYTHING.into()))?;
-            socket.set_recv_buffer_size(8 << 20)?;
+            let socket = frame_socket()?;
             socket.set_nonblocking(true)?;
             Ok::<_, std::io::Error>(socket)
         };

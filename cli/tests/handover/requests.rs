@@ -10,13 +10,10 @@ use std::time::Duration;
 use dts_lab::{FileSet, Place, sha256};
 
 use crate::client::{PATIENCE, Response, connect, get};
-use crate::cluster::{APP, Cluster, Method, WEB, any_address, scale, wait_for};
+use crate::cluster::{APP, Cluster, Method, TRACES, WEB, any_address, scale, wait_for};
 use crate::servers::{Server, read_head};
 
 crate::cases![alternating_nodes, switched_off, python_and_node, what_stays,];
-
-/// How long closed connections may leave traces.
-const TRACES: Duration = Duration::from_secs(12);
 
 fn request(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: dts.test\r\n\r\n")

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use dts_lab::{LabProcess, Place};
 
-use super::{MAIL, TRACES, cluster};
+use super::{MAIL, cluster};
 use crate::client::PATIENCE;
-use crate::cluster::{CLIENT, Cluster, Method, any_address, client_address, vip, wait_for};
+use crate::cluster::{CLIENT, Cluster, Method, TRACES, any_address, client_address, vip, wait_for};
 
 /// Exim, which queues what it is given; its reply to EHLO names its node.
 fn start_exim(cluster: &Cluster, node: u8) -> LabProcess {
